@@ -1,0 +1,127 @@
+"""What pods and hosts are, and which pods can take a job now.
+
+A pod is the unit of failure and of launch: it is usable when all of its hosts are attached and have
+told what accelerators they hold, and it is lost as a whole. Hosts are named by pod, index and
+incarnation; a new process is a new incarnation, so an old one can change nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Mapping
+
+
+class PodState(enum.StrEnum):
+    """What a pod is good for."""
+
+    FORMING = "FORMING"
+    """Hosts are missing or have not initialised their accelerators."""
+    READY = "READY"
+    """Free to take a job."""
+    BUSY = "BUSY"
+    """Works for a job, or is letting go of one."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, order=True)
+class HostRef:
+    """One host process."""
+
+    pod: str
+    index: int
+    incarnation: str
+
+    def __str__(self) -> str:
+        return f"host {self.index} of {self.pod}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Inventory:
+    """A host's accelerators."""
+
+    platform: str
+    device_kind: str
+    num_devices: int
+    device_memory_bytes: int | None
+    peak_flops_per_second: Mapping[str, float]
+    """Of all devices of the host together, by compute dtype; empty when unknown."""
+    peak_source: str
+    """table, calibrated or unknown."""
+    versions: Mapping[str, str]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Traffic:
+    """Cumulative traffic of a host to one peer pod."""
+
+    sent_bytes: int
+    sending_seconds: float
+    retries: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Host:
+    """One attached host."""
+
+    ref: HostRef
+    link_address: str
+    coordinator_address: str
+    pid: int
+    last_heard: float
+    inventory: Inventory | None = None
+    holds: Assignment | None = None
+    """The job generation it was told to prepare and has not released."""
+    dataset_digest: str | None = None
+    """Of the tokens it will train on, once it has compiled and initialised what it holds."""
+    traffic: Mapping[str, Traffic] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, order=True)
+class Assignment:
+    """A generation of a job."""
+
+    job: str
+    generation: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Pod:
+    """Hosts that share a fast interconnect."""
+
+    name: str
+    num_hosts: int
+    hosts: Mapping[int, Host] = dataclasses.field(default_factory=dict)
+    assignment: Assignment | None = None
+    releasing_since: float | None = None
+    """Since when the pod is letting go of its assignment; None while it works or is free."""
+
+    @property
+    def state(self) -> PodState:
+        if self.assignment is not None:
+            return PodState.BUSY
+        complete = len(self.hosts) == self.num_hosts
+        if complete and all(host.inventory for host in self.hosts.values()):
+            return PodState.READY
+        return PodState.FORMING
+
+    @property
+    def inventories(self) -> list[Inventory]:
+        return [host.inventory for host in self.hosts.values() if host.inventory]
+
+    @property
+    def num_devices(self) -> int:
+        return sum(inventory.num_devices for inventory in self.inventories)
+
+    def peak_flops_per_second(self, dtype: str) -> float | None:
+        """Peak of the whole pod, None when any host's is unknown."""
+        peaks = [inventory.peak_flops_per_second.get(dtype) for inventory in self.inventories]
+        known = [peak for peak in peaks if peak]
+        return sum(known) if known and len(known) == len(peaks) else None
+
+    def with_host(self, host: Host) -> Pod:
+        return dataclasses.replace(self, hosts={**self.hosts, host.ref.index: host})
+
+    def without_host(self, index: int) -> Pod:
+        return dataclasses.replace(
+            self, hosts={i: host for i, host in self.hosts.items() if i != index}
+        )

@@ -1,0 +1,98 @@
+"""Everything the controller can order: plain data, in the imperative."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from controller.core.cluster import Assignment, HostRef
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LowerProgram:
+    assignment: Assignment
+    request: str
+    """Canonical JSON of model, training shape and mesh."""
+    platform: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AbandonLowering:
+    assignment: Assignment
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AssembleHost:
+    """All hosts of the pod are there: initialise the accelerators together."""
+
+    host: HostRef
+    coordinator_address: str
+    lead_link_address: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class GangAddress:
+    """How a member of the gang is reached."""
+
+    pod: str
+    first_slot: int
+    end_slot: int
+    link_addresses: tuple[str, ...]
+    """By host index."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PrepareHost:
+    host: HostRef
+    assignment: Assignment
+    bundle_digest: str
+    members: tuple[GangAddress, ...]
+    member_index: int
+    num_slots: int
+    seed: int
+    data: str
+    digest_every: int
+    target_steps: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class GrantWindow:
+    host: HostRef
+    assignment: Assignment
+    last_step: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StopHost:
+    """Leave the job at the next step boundary."""
+
+    host: HostRef
+    assignment: Assignment
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DismissHost:
+    """Close the host's stream; the process ends."""
+
+    host: HostRef
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RestartPod:
+    """End every process of the pod and start it anew, where a launcher can."""
+
+    pod: str
+    reason: str
+
+
+Command = (
+    LowerProgram
+    | AbandonLowering
+    | AssembleHost
+    | PrepareHost
+    | GrantWindow
+    | StopHost
+    | DismissHost
+    | RestartPod
+)

@@ -1,0 +1,38 @@
+"""What can go wrong in the controller, as one tree.
+
+    ControllerError
+    |- InvalidTransition      our mistake: a state machine was asked for a move it does not have
+    |- UnknownJob             the caller named a job that does not exist
+    `- Conflict               the request contradicts the present state (cancel of a finished job)
+
+Invalid specifications are no exceptions here: they are collected, all at once, as problems by the
+API. Job failures are states with a reason, not exceptions.
+"""
+
+from __future__ import annotations
+
+
+class ControllerError(Exception):
+    """Base of everything the controller raises on purpose."""
+
+
+class InvalidTransition(ControllerError):
+    """A state machine has no row for (state, event): a bug, never a user's mistake."""
+
+    def __init__(self, entity: str, state: str, event: str) -> None:
+        super().__init__(f"{entity} is {state} and cannot handle '{event}'")
+        self.entity = entity
+        self.state = state
+        self.event = event
+
+
+class UnknownJob(ControllerError):
+    """No live or finished job has this id."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"no job has the id {job_id!r}; `landbridge jobs` lists those there are")
+        self.job_id = job_id
+
+
+class Conflict(ControllerError):
+    """The request contradicts the state the job is in."""

@@ -1,0 +1,131 @@
+"""Everything that can happen to the controller: plain facts, in the past tense."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from controller.core.cluster import Assignment, HostRef, Inventory, Traffic
+from controller.core.job import Job, JobSpec
+from controller.core.program import Program
+from controller.core.step import StepRecord
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class JobSubmitted:
+    job_id: str
+    spec: JobSpec
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class JobReloaded:
+    """A restarted controller found a job in its store that had not ended."""
+
+    job: Job
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CancelRequested:
+    job_id: str
+    actor: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ProgramLowered:
+    assignment: Assignment
+    program: Program
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LoweringFailed:
+    assignment: Assignment
+    message: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class HostAttached:
+    host: HostRef
+    num_hosts: int
+    link_address: str
+    coordinator_address: str
+    pid: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class HostInventoried:
+    host: HostRef
+    inventory: Inventory
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class HostHeard:
+    """A heartbeat."""
+
+    host: HostRef
+    traffic: Mapping[str, Traffic]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class HostDetached:
+    """The stream of a host ended, or its process did."""
+
+    host: HostRef
+    cause: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ProgramReady:
+    host: HostRef
+    assignment: Assignment
+    ready_seconds: float
+    compile_seconds: float
+    dataset_digest: str
+    epoch_steps: int
+    """0 when the program takes no data."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StepsApplied:
+    host: HostRef
+    assignment: Assignment
+    records: tuple[StepRecord, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class JobFaulted:
+    host: HostRef
+    assignment: Assignment
+    phase: str
+    step: int
+    message: str
+    suspect_pod: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class JobReleased:
+    host: HostRef
+    assignment: Assignment
+    applied_step: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Ticked:
+    """Time passed."""
+
+
+Event = (
+    JobSubmitted
+    | JobReloaded
+    | CancelRequested
+    | ProgramLowered
+    | LoweringFailed
+    | HostAttached
+    | HostInventoried
+    | HostHeard
+    | HostDetached
+    | ProgramReady
+    | StepsApplied
+    | JobFaulted
+    | JobReleased
+    | Ticked
+)

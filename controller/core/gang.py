@@ -1,0 +1,102 @@
+"""Which pods a waiting job gets: all it needs or none, and a reason with numbers when it must wait.
+
+First come, first served. A job that can never fit does not hold up those behind it; a job that only
+has to wait does, so that big jobs are not starved by small ones.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Iterable, Sequence
+
+from controller.core.cluster import Pod, PodState
+from controller.core.job import GangMember, Job, JobSpec, Reason
+from controller.core.program import slot_ranges
+
+
+class Admission(typing.NamedTuple):
+    """What becomes of one waiting job; an empty gang means it waits."""
+
+    job_id: str
+    gang: tuple[GangMember, ...]
+    reason: Reason
+
+
+def admit(waiting: Sequence[Job], pods: Iterable[Pod]) -> list[Admission]:
+    """A verdict for every waiting job, in order of submission."""
+    everything = list(pods)
+    free = [pod for pod in everything if pod.state is PodState.READY]
+    verdicts: list[Admission] = []
+    ahead: Job | None = None
+    for job in waiting:
+        fitting = [pod for pod in free if _fits(pod, job.spec)]
+        alike = _largest_alike(fitting)
+        if ahead is None and len(alike) >= job.spec.min_pods:
+            chosen = alike[: job.spec.max_pods]
+            free = [pod for pod in free if pod not in chosen]
+            verdicts.append(Admission(job.id, _gang(job.spec, chosen), _admitted(chosen)))
+            continue
+        verdicts.append(Admission(job.id, (), _why_not(job, everything, alike, ahead)))
+        if ahead is None and _could_ever_fit(job.spec, everything):
+            ahead = job
+    return verdicts
+
+
+def _fits(pod: Pod, spec: JobSpec) -> bool:
+    return pod.num_devices == spec.devices_per_pod
+
+
+def _largest_alike(pods: Sequence[Pod]) -> list[Pod]:
+    """Host i talks to host i and one program serves all, so a gang's pods are built alike."""
+    groups: dict[tuple[int, str, str], list[Pod]] = {}
+    for pod in pods:
+        kind = pod.inventories[0]
+        groups.setdefault((pod.num_hosts, kind.platform, kind.device_kind), []).append(pod)
+    return max(groups.values(), key=len, default=[])
+
+
+def _could_ever_fit(spec: JobSpec, pods: Sequence[Pod]) -> bool:
+    """Whether the pods there are would do if all were free; forming ones are given the benefit."""
+    candidates = [pod for pod in pods if _fits(pod, spec) or pod.state is PodState.FORMING]
+    return len(candidates) >= spec.min_pods
+
+
+def _gang(spec: JobSpec, chosen: Sequence[Pod]) -> tuple[GangMember, ...]:
+    ranges = slot_ranges(spec.num_slots, len(chosen))
+    return tuple(GangMember(pod.name, *cut) for pod, cut in zip(chosen, ranges, strict=True))
+
+
+def _admitted(chosen: Sequence[Pod]) -> Reason:
+    names = ", ".join(pod.name for pod in chosen)
+    return Reason("Admitted", f"holds {_count(len(chosen), 'pod')} ({names}); lowering the program")
+
+
+def _why_not(job: Job, pods: Sequence[Pod], alike: Sequence[Pod], ahead: Job | None) -> Reason:
+    spec = job.spec
+    needs = f"needs {_count(spec.min_pods, 'pod')} of {_count(spec.devices_per_pod, 'device')}"
+    if not _could_ever_fit(spec, pods):
+        return Reason("DoesNotFit", f"{needs}; the fleet has {_inventory(pods)}")
+    if ahead is not None:
+        return Reason("WaitingForTurn", f"{needs}; {ahead.spec.name} ({ahead.id}) is ahead of it")
+    busy = [
+        f"{pod.name} busy with {pod.assignment.job}" for pod in pods if pod.assignment is not None
+    ]
+    forming = [
+        f"{pod.name} has {len(pod.hosts)} of {_count(pod.num_hosts, 'host')} ready"
+        for pod in pods
+        if pod.state is PodState.FORMING
+    ]
+    return Reason("WaitingForPods", "; ".join([needs, f"{len(alike)} free", *busy, *forming]))
+
+
+def _inventory(pods: Sequence[Pod]) -> str:
+    sizes = [pod.num_devices for pod in pods]
+    counts = [
+        f"{_count(sizes.count(size), 'pod')} of {_count(size, 'device')}"
+        for size in sorted(set(sizes))
+    ]
+    return " and ".join(counts) or "no pods"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

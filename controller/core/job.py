@@ -1,0 +1,171 @@
+"""What a job is, and the only table that says how its state may change.
+
+Two rules: everything that decides whether a job may move from one state to another is in
+TRANSITIONS, and nothing in this file knows about pods, hosts or the wire. A pair that is missing
+from the table is the error. docs/job-states.md is drawn from the table.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Mapping
+
+from controller.core import errors
+from controller.core.program import Program
+from controller.core.step import Progress
+
+
+class JobState(enum.StrEnum):
+    """Where a job is in its life."""
+
+    PENDING = "PENDING"
+    """Waits for pods; the reason says for which."""
+    ADMITTED = "ADMITTED"
+    """Holds its pods; its program is being lowered."""
+    STARTING = "STARTING"
+    """Hosts fetch, compile and initialise."""
+    RUNNING = "RUNNING"
+    """Steps are granted and applied."""
+    RECOVERING = "RECOVERING"
+    """A member was lost; the gang is being made whole."""
+    SUSPENDED = "SUSPENDED"
+    """Put aside by a person or by preemption."""
+    CANCELLING = "CANCELLING"
+    """Somebody asked to stop; pods are letting go."""
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+
+class Move(enum.StrEnum):
+    """What makes a job change its state."""
+
+    ADMIT = "admit"
+    LOWERED = "lowered"
+    READY = "ready"
+    FINISH = "finish"
+    FAIL = "fail"
+    CANCEL = "cancel"
+    RELEASED = "released"
+    REQUEUE = "requeue"
+
+
+FINAL_STATES = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
+"""Absorbing: no row of the table starts here."""
+
+TRANSITIONS: Mapping[tuple[JobState, Move], JobState] = {
+    (JobState.PENDING, Move.ADMIT): JobState.ADMITTED,
+    (JobState.PENDING, Move.CANCEL): JobState.CANCELLED,
+    (JobState.ADMITTED, Move.LOWERED): JobState.STARTING,
+    (JobState.ADMITTED, Move.FAIL): JobState.FAILED,
+    (JobState.ADMITTED, Move.CANCEL): JobState.CANCELLING,
+    (JobState.ADMITTED, Move.REQUEUE): JobState.PENDING,
+    (JobState.STARTING, Move.READY): JobState.RUNNING,
+    (JobState.STARTING, Move.FAIL): JobState.FAILED,
+    (JobState.STARTING, Move.CANCEL): JobState.CANCELLING,
+    (JobState.STARTING, Move.REQUEUE): JobState.PENDING,
+    (JobState.RUNNING, Move.FINISH): JobState.SUCCEEDED,
+    (JobState.RUNNING, Move.FAIL): JobState.FAILED,
+    (JobState.RUNNING, Move.CANCEL): JobState.CANCELLING,
+    (JobState.RUNNING, Move.REQUEUE): JobState.PENDING,
+    (JobState.CANCELLING, Move.RELEASED): JobState.CANCELLED,
+    (JobState.CANCELLING, Move.REQUEUE): JobState.CANCELLED,
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Reason:
+    """Why something is as it is: a code for machines, a sentence with numbers for people."""
+
+    code: str
+    message: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class JobSpec:
+    """The part of a specification that decisions need; the whole of it stays in the store."""
+
+    name: str
+    steps: int
+    """Optimizer updates to apply."""
+    num_slots: int
+    """Microbatch slots of the global batch."""
+    tokens_per_step: int
+    digest_every: int
+    """Steps between state digests; 0 takes none."""
+    seed: int
+    min_pods: int
+    max_pods: int
+    devices_per_pod: int
+    """Product of the mesh; a pod with another number of devices does not fit."""
+    compute_dtype: str
+    program_request: str
+    """What the lowerer gets, canonical JSON."""
+    data: str
+    """The data section, canonical JSON."""
+    queue: str = "default"
+    priority: int = 0
+    labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class GangMember:
+    """One pod's share of a job."""
+
+    pod: str
+    first_slot: int
+    end_slot: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Suspicion:
+    """A host lost its link to a peer; the peer's own end may explain it in a moment."""
+
+    since: float
+    reason: Reason
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Job:
+    """One training job. Times are Unix seconds; unknown ones are None."""
+
+    id: str
+    spec: JobSpec
+    state: JobState
+    reason: Reason
+    created_at: float
+    attempt: int = 1
+    generation: int = 0
+    gang: tuple[GangMember, ...] = ()
+    program: Program | None = None
+    progress: Progress | None = None
+    peak_flops_per_second: float | None = None
+    """Peak of all devices of the gang for the compute dtype; None when any is unknown."""
+    peak_source: str | None = None
+    suspicion: Suspicion | None = None
+    admitted_at: float | None = None
+    started_at: float | None = None
+    finished_at: float | None = None
+
+    @property
+    def is_final(self) -> bool:
+        return self.state in FINAL_STATES
+
+    def moved(self, move: Move, reason: Reason) -> Job:
+        """The job after `move`; InvalidTransition when the table has no such row."""
+        state = TRANSITIONS.get((self.state, move))
+        if state is None:
+            raise errors.InvalidTransition(f"job {self.id}", self.state, move)
+        return dataclasses.replace(self, state=state, reason=reason)
+
+
+def diagram() -> str:
+    """The transition table as a Mermaid state diagram."""
+    arrows: dict[tuple[str, str], list[str]] = {}
+    for (source, move), target in TRANSITIONS.items():
+        arrows.setdefault((source, target), []).append(move)
+    lines = ["stateDiagram-v2", f"    [*] --> {JobState.PENDING}"]
+    lines += [f"    {a} --> {b}: {', '.join(moves)}" for (a, b), moves in arrows.items()]
+    lines += [f"    {state} --> [*]" for state in JobState if state in FINAL_STATES]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,175 @@
+"""Hosts and pods that come, go, fault and let go, and what that means for the jobs on them.
+
+A pod is lost as a whole: when one of its hosts goes, its job fails and its other hosts are restarted,
+since a jax.distributed pod cannot be joined again by a new process. The job's other pods let go at the
+next step boundary and are free for the next job.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from controller.core import commands, events, liveness
+from controller.core.cluster import Assignment, Host, Pod, PodState
+from controller.core.job import Job, JobState, Move, Reason, Suspicion
+from controller.core.liveness import LivenessPolicy
+from controller.core.turn import Entry, Turn
+
+_FAULT_CODES = {
+    "fetch": "BundleUnavailable",
+    "data": "DataError",
+    "compile": "CompileFailed",
+    "compute": "ComputeFailed",
+    "exchange": "LinkDown",
+}
+
+
+def host_attached(turn: Turn, event: events.HostAttached, _: LivenessPolicy) -> None:
+    ref = event.host
+    pod = turn.pods.get(ref.pod, Pod(ref.pod, event.num_hosts))
+    if pod.hosts and pod.num_hosts != event.num_hosts:
+        reason = f"{pod.name} has {pod.num_hosts} hosts, this one says {event.num_hosts}"
+        turn.order(commands.DismissHost(ref, reason))
+        return
+    if ref.index in pod.hosts:
+        _lose(turn, pod.hosts[ref.index], f"{ref} dialled again")
+        pod = turn.pods[ref.pod]
+    host = Host(ref, event.link_address, event.coordinator_address, event.pid, turn.now)
+    pod = dataclasses.replace(pod, num_hosts=event.num_hosts).with_host(host)
+    turn.put_pod(pod)
+    turn.note(Entry("host.attached", f"{ref} attached (pid {event.pid})", pod=pod.name))
+    if len(pod.hosts) == pod.num_hosts and 0 in pod.hosts:
+        lead = pod.hosts[0]
+        coordinator = lead.coordinator_address if pod.num_hosts > 1 else ""
+        for _, member in sorted(pod.hosts.items()):
+            turn.order(commands.AssembleHost(member.ref, coordinator, lead.link_address))
+
+
+def host_inventoried(turn: Turn, event: events.HostInventoried, _: LivenessPolicy) -> None:
+    host = turn.host(event.host)
+    if host is None:
+        return
+    turn.put_host(dataclasses.replace(host, inventory=event.inventory, last_heard=turn.now))
+    pod = turn.pods[host.ref.pod]
+    if pod.state is PodState.READY:
+        message = f"{pod.name} is ready: {pod.num_devices} x {event.inventory.device_kind}"
+        turn.note(Entry("pod.ready", message, pod=pod.name))
+        turn.availability_changed = True
+
+
+def host_heard(turn: Turn, event: events.HostHeard, _: LivenessPolicy) -> None:
+    host = turn.host(event.host)
+    if host is not None:
+        turn.put_host(dataclasses.replace(host, last_heard=turn.now, traffic=event.traffic))
+
+
+def host_detached(turn: Turn, event: events.HostDetached, _: LivenessPolicy) -> None:
+    host = turn.host(event.host)
+    if host is not None:
+        _lose(turn, host, event.cause)
+
+
+def job_faulted(turn: Turn, event: events.JobFaulted, policy: LivenessPolicy) -> None:
+    job = turn.current_job(event.assignment)
+    if job is None or turn.host(event.host) is None or job.state is JobState.CANCELLING:
+        return
+    where = f"{event.host} at step {event.step}" if event.step else f"{event.host}"
+    reason = Reason(_FAULT_CODES[event.phase], f"{where}: {event.message}")
+    if not event.suspect_pod:
+        fail(turn, job, reason)
+    elif job.suspicion is None:
+        suspicion = dataclasses.replace(job, suspicion=Suspicion(turn.now, reason))
+        turn.put_job(suspicion, Entry("job.link_fault", reason.message, job.id, event.suspect_pod))
+
+
+def job_released(turn: Turn, event: events.JobReleased, _: LivenessPolicy) -> None:
+    host = turn.host(event.host)
+    if host is None or host.holds != event.assignment:
+        return
+    turn.put_host(dataclasses.replace(host, holds=None, dataset_digest=None))
+    _free_if_released(turn, turn.pods[host.ref.pod])
+
+
+def ticked(turn: Turn, _: events.Ticked, policy: LivenessPolicy) -> None:
+    for pod in list(turn.pods.values()):
+        for host in list(pod.hosts.values()):
+            silent = liveness.is_silent(host, turn.now, policy)
+            if silent.holds:
+                turn.order(commands.DismissHost(host.ref, silent.reason))
+                _lose(turn, host, silent.reason)
+        stuck = liveness.is_stuck(turn.pods[pod.name], turn.now, policy)
+        if stuck.holds:
+            _restart(turn, turn.pods[pod.name], stuck.reason)
+    for job in list(turn.jobs.values()):
+        if job.suspicion and turn.now - job.suspicion.since > policy.suspicion_grace:
+            fail(turn, job, job.suspicion.reason)
+
+
+def fail(turn: Turn, job: Job, reason: Reason) -> None:
+    """The job ends with this reason; its pods let go."""
+    job = dataclasses.replace(
+        job.moved(Move.FAIL, reason), finished_at=turn.now, suspicion=None
+    )
+    turn.put_job(job, Entry("job.failed", reason.message, job.id, data={"code": reason.code}))
+    let_go(turn, job, reason.message)
+
+
+def let_go(turn: Turn, job: Job, reason: str) -> None:
+    """Every pod of the job stops at the next step boundary and becomes free."""
+    assignment = Assignment(job.id, job.generation)
+    if job.program is None:
+        turn.order(commands.AbandonLowering(assignment))
+    for host in list(turn.holders(assignment)):
+        turn.order(commands.StopHost(host.ref, assignment, reason))
+    await_release(turn, assignment)
+
+
+def await_release(turn: Turn, assignment: Assignment) -> None:
+    """From now on the pods of the assignment are expected to let go."""
+    for pod in list(turn.pods.values()):
+        if pod.assignment == assignment:
+            turn.put_pod(dataclasses.replace(pod, releasing_since=turn.now))
+            _free_if_released(turn, turn.pods[pod.name])
+
+
+def _lose(turn: Turn, host: Host, cause: str) -> None:
+    """A host is gone, and with it its pod and the job on it."""
+    pod = turn.pods[host.ref.pod].without_host(host.ref.index)
+    turn.put_pod(pod)
+    turn.note(Entry("host.detached", cause, pod=pod.name))
+    job = turn.current_job(pod.assignment) if pod.assignment else None
+    if job is not None and not job.is_final and job.state is not JobState.CANCELLING:
+        at = f" at step {job.progress.merged}" if job.progress else ""
+        message = f"{host.ref} (pid {host.pid}) was lost{at}: {cause}"
+        fail(turn, job, Reason("PodLost", message))
+    if pod.num_hosts > 1 and turn.pods[pod.name].hosts:
+        _restart(turn, turn.pods[pod.name], f"{pod.name} lost {host.ref}")
+    else:
+        _free_if_released(turn, turn.pods[pod.name])
+
+
+def _restart(turn: Turn, pod: Pod, reason: str) -> None:
+    """Give up all processes of a pod; it forms again when they are back."""
+    for host in pod.hosts.values():
+        turn.order(commands.DismissHost(host.ref, reason))
+    turn.order(commands.RestartPod(pod.name, reason))
+    turn.note(Entry("pod.restarted", reason, pod=pod.name))
+    turn.put_pod(dataclasses.replace(pod, hosts={}))
+    _free_if_released(turn, turn.pods[pod.name])
+
+
+def _free_if_released(turn: Turn, pod: Pod) -> None:
+    """A pod none of whose hosts holds its assignment is free once the assignment is over."""
+    assignment = pod.assignment
+    if assignment is None or any(host.holds == assignment for host in pod.hosts.values()):
+        return
+    job = turn.current_job(assignment)
+    over = pod.releasing_since is not None or job is None
+    if not over:
+        return
+    turn.put_pod(dataclasses.replace(pod, assignment=None, releasing_since=None))
+    turn.availability_changed = True
+    still_held = any(other.assignment == assignment for other in turn.pods.values())
+    if job is not None and job.state is JobState.CANCELLING and not still_held:
+        job = dataclasses.replace(job.moved(Move.RELEASED, job.reason), finished_at=turn.now)
+        turn.put_job(job, Entry("job.cancelled", job.reason.message, job.id))

@@ -1,0 +1,185 @@
+"""What readers may see: plain documents with the field names of the public API.
+
+API, metrics and dashboard show these and compute nothing themselves. Unknown numbers are None; a loss
+that is not finite is None too, since JSON has no word for it, and `loss_is_finite` says so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from controller.core import goodput
+from controller.core.cluster import Host, Pod
+from controller.core.job import Job
+from controller.core.step import MergedStep
+from controller.core.turn import State
+
+Document = dict[str, Any]
+
+
+def job_document(job: Job, state: State, now: float) -> Document:
+    """One job as GET /api/v1/jobs/{id} answers it."""
+    program, progress = job.program, job.progress
+    last = progress.last if progress else None
+    rate = goodput.tokens_per_second(job)
+    seconds = goodput.step_seconds(job)
+    peak = job.peak_flops_per_second
+    step = progress.merged if progress else 0
+    return {
+        "id": job.id,
+        "name": job.spec.name,
+        "state": str(job.state),
+        "reason": {"code": job.reason.code, "message": job.reason.message},
+        "queue": job.spec.queue,
+        "priority": job.spec.priority,
+        "labels": dict(job.spec.labels),
+        "created_at": job.created_at,
+        "admitted_at": job.admitted_at,
+        "started_at": job.started_at,
+        "finished_at": job.finished_at,
+        "attempt": job.attempt,
+        "generation": job.generation,
+        "step": step,
+        "target_steps": job.spec.steps,
+        "tokens": step * job.spec.tokens_per_step,
+        "loss": _finite(last.loss) if last else None,
+        "loss_is_finite": math.isfinite(last.loss) if last else None,
+        "tokens_per_second": rate,
+        "step_seconds": dataclasses.asdict(seconds) if seconds else None,
+        "eta_seconds": _eta(job),
+        "mfu": utilisation_of(job, rate, "model_flops_per_token"),
+        "hfu": utilisation_of(job, rate, "hardware_flops_per_token"),
+        "flops": {
+            "model_flops_per_token": program.model_flops_per_token if program else None,
+            "hardware_flops_per_token": program.hardware_flops_per_token if program else None,
+            "peak_flops_per_second": peak,
+            "peak_source": job.peak_source,
+        },
+        "parameters": program.parameters if program else None,
+        "bundle": program.digest if program else None,
+        "goodput": goodput.goodput(job, now),
+        "time_seconds": goodput.time_seconds(job, now),
+        "link_bytes": progress.totals.link_bytes if progress else 0,
+        "exposed_seconds": progress.totals.exposed_seconds if progress else 0.0,
+        "pods": [_member_document(job, member.pod, state) for member in job.gang],
+        "queue_position": queue_position(job, state),
+    }
+
+
+def queue_position(job: Job, state: State) -> int | None:
+    """1 is next; None when the job does not wait."""
+    if job.state != "PENDING":
+        return None
+    key = (job.created_at, job.id)
+    ahead = [j for j in state.jobs.values() if j.state == "PENDING" and (j.created_at, j.id) < key]
+    return len(ahead) + 1
+
+
+def utilisation_of(job: Job, rate: float | None, flops: str) -> float | None:
+    """MFU or HFU, by which of the program's FLOPs figures is named."""
+    if job.program is None:
+        return None
+    return goodput.utilisation(rate, getattr(job.program, flops), job.peak_flops_per_second)
+
+
+def step_document(step: MergedStep, job: Job) -> Document:
+    """One step as GET /api/v1/jobs/{id}/steps answers it."""
+    record = step.record
+    rate = job.spec.tokens_per_step / record.seconds if record.seconds > 0 else None
+    return {
+        "step": record.step,
+        "time": record.time,
+        "generation": job.generation,
+        "loss": _finite(record.loss),
+        "grad_norm": _finite(record.grad_norm),
+        "learning_rate": _finite(record.learning_rate),
+        "tokens": record.step * job.spec.tokens_per_step,
+        "seconds": record.seconds,
+        "compute_seconds": record.compute_seconds,
+        "exchange_seconds": record.exchange_seconds,
+        "exposed_seconds": record.exposed_seconds,
+        "data_wait_seconds": record.data_wait_seconds,
+        "mfu": utilisation_of(job, rate, "model_flops_per_token"),
+        "link_bytes": record.link_bytes,
+        "digests": dict(step.digests),
+    }
+
+
+def pod_document(pod: Pod, state: State, now: float) -> Document:
+    """One pod as GET /api/v1/pods/{name} answers it."""
+    inventories = pod.inventories
+    dtypes = {dtype for inventory in inventories for dtype in inventory.peak_flops_per_second}
+    return {
+        "name": pod.name,
+        "state": str(pod.state),
+        "job": pod.assignment.job if pod.assignment else None,
+        "num_hosts": pod.num_hosts,
+        "num_devices": pod.num_devices,
+        "platform": inventories[0].platform if inventories else None,
+        "device_kind": inventories[0].device_kind if inventories else None,
+        "device_memory_bytes": inventories[0].device_memory_bytes if inventories else None,
+        "peak_flops_per_second": {d: pod.peak_flops_per_second(d) for d in sorted(dtypes)},
+        "peak_source": inventories[0].peak_source if inventories else None,
+        "hosts": [_host_document(host, now) for _, host in sorted(pod.hosts.items())],
+    }
+
+
+def link_documents(state: State) -> list[Document]:
+    """Every pair of pods that has exchanged anything, one document per direction."""
+    totals: dict[tuple[str, str], list[float]] = {}
+    for pod in state.pods.values():
+        for host in pod.hosts.values():
+            for peer, traffic in host.traffic.items():
+                sums = totals.setdefault((pod.name, peer), [0, 0.0, 0])
+                sums[0] += traffic.sent_bytes
+                sums[1] += traffic.sending_seconds
+                sums[2] += traffic.retries
+    return [
+        {
+            "src": src,
+            "dst": dst,
+            "bytes": int(sent),
+            "sending_seconds": seconds,
+            "bandwidth_bytes_per_second": sent / seconds if seconds > 0 else None,
+            "retries": int(retries),
+        }
+        for (src, dst), (sent, seconds, retries) in sorted(totals.items())
+    ]
+
+
+def _member_document(job: Job, pod: str, state: State) -> Document:
+    progress = job.progress
+    digest = progress.digests.get(pod) if progress else None
+    present = state.pods.get(pod)
+    return {
+        "name": pod,
+        "state": str(present.state) if present else None,
+        "applied_step": progress.applied.get(pod, 0) if progress else 0,
+        "digest": {"step": digest[0], "sha256": digest[1]} if digest else None,
+    }
+
+
+def _host_document(host: Host, now: float) -> Document:
+    inventory = host.inventory
+    return {
+        "index": host.ref.index,
+        "incarnation": host.ref.incarnation,
+        "pid": host.pid,
+        "link_address": host.link_address,
+        "num_devices": inventory.num_devices if inventory else None,
+        "versions": dict(inventory.versions) if inventory else {},
+        "heard_seconds_ago": max(0.0, now - host.last_heard),
+    }
+
+
+def _eta(job: Job) -> float | None:
+    """Remaining steps times the recent median; an estimate, and absent before the first step."""
+    if job.progress is None or job.progress.step_seconds is None or job.is_final:
+        return None
+    return (job.spec.steps - job.progress.merged) * job.progress.step_seconds
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,299 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class PeakSource(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PEAK_SOURCE_UNSPECIFIED: _ClassVar[PeakSource]
+    PEAK_SOURCE_UNKNOWN: _ClassVar[PeakSource]
+    PEAK_SOURCE_TABLE: _ClassVar[PeakSource]
+    PEAK_SOURCE_CALIBRATED: _ClassVar[PeakSource]
+
+class Phase(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PHASE_UNSPECIFIED: _ClassVar[Phase]
+    PHASE_FETCH: _ClassVar[Phase]
+    PHASE_DATA: _ClassVar[Phase]
+    PHASE_COMPILE: _ClassVar[Phase]
+    PHASE_COMPUTE: _ClassVar[Phase]
+    PHASE_EXCHANGE: _ClassVar[Phase]
+PEAK_SOURCE_UNSPECIFIED: PeakSource
+PEAK_SOURCE_UNKNOWN: PeakSource
+PEAK_SOURCE_TABLE: PeakSource
+PEAK_SOURCE_CALIBRATED: PeakSource
+PHASE_UNSPECIFIED: Phase
+PHASE_FETCH: Phase
+PHASE_DATA: Phase
+PHASE_COMPILE: Phase
+PHASE_COMPUTE: Phase
+PHASE_EXCHANGE: Phase
+
+class HostEvent(_message.Message):
+    __slots__ = ("hello", "inventory", "program_ready", "steps_applied", "job_faulted", "job_released", "heartbeat")
+    HELLO_FIELD_NUMBER: _ClassVar[int]
+    INVENTORY_FIELD_NUMBER: _ClassVar[int]
+    PROGRAM_READY_FIELD_NUMBER: _ClassVar[int]
+    STEPS_APPLIED_FIELD_NUMBER: _ClassVar[int]
+    JOB_FAULTED_FIELD_NUMBER: _ClassVar[int]
+    JOB_RELEASED_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
+    hello: HostHello
+    inventory: HostInventory
+    program_ready: ProgramReady
+    steps_applied: StepsApplied
+    job_faulted: JobFaulted
+    job_released: JobReleased
+    heartbeat: Heartbeat
+    def __init__(self, hello: _Optional[_Union[HostHello, _Mapping]] = ..., inventory: _Optional[_Union[HostInventory, _Mapping]] = ..., program_ready: _Optional[_Union[ProgramReady, _Mapping]] = ..., steps_applied: _Optional[_Union[StepsApplied, _Mapping]] = ..., job_faulted: _Optional[_Union[JobFaulted, _Mapping]] = ..., job_released: _Optional[_Union[JobReleased, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ...) -> None: ...
+
+class HostCommand(_message.Message):
+    __slots__ = ("assemble_pod", "prepare_job", "grant_window", "stop_job", "dismiss")
+    ASSEMBLE_POD_FIELD_NUMBER: _ClassVar[int]
+    PREPARE_JOB_FIELD_NUMBER: _ClassVar[int]
+    GRANT_WINDOW_FIELD_NUMBER: _ClassVar[int]
+    STOP_JOB_FIELD_NUMBER: _ClassVar[int]
+    DISMISS_FIELD_NUMBER: _ClassVar[int]
+    assemble_pod: AssemblePod
+    prepare_job: PrepareJob
+    grant_window: GrantWindow
+    stop_job: StopJob
+    dismiss: Dismiss
+    def __init__(self, assemble_pod: _Optional[_Union[AssemblePod, _Mapping]] = ..., prepare_job: _Optional[_Union[PrepareJob, _Mapping]] = ..., grant_window: _Optional[_Union[GrantWindow, _Mapping]] = ..., stop_job: _Optional[_Union[StopJob, _Mapping]] = ..., dismiss: _Optional[_Union[Dismiss, _Mapping]] = ...) -> None: ...
+
+class HostHello(_message.Message):
+    __slots__ = ("protocol_version", "pod", "host_index", "num_hosts", "incarnation", "link_address", "coordinator_address", "pid", "join_token")
+    PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    POD_FIELD_NUMBER: _ClassVar[int]
+    HOST_INDEX_FIELD_NUMBER: _ClassVar[int]
+    NUM_HOSTS_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    LINK_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    COORDINATOR_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    JOIN_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    protocol_version: int
+    pod: str
+    host_index: int
+    num_hosts: int
+    incarnation: str
+    link_address: str
+    coordinator_address: str
+    pid: int
+    join_token: str
+    def __init__(self, protocol_version: _Optional[int] = ..., pod: _Optional[str] = ..., host_index: _Optional[int] = ..., num_hosts: _Optional[int] = ..., incarnation: _Optional[str] = ..., link_address: _Optional[str] = ..., coordinator_address: _Optional[str] = ..., pid: _Optional[int] = ..., join_token: _Optional[str] = ...) -> None: ...
+
+class HostInventory(_message.Message):
+    __slots__ = ("platform", "device_kind", "num_devices", "device_memory_bytes", "peak_flops_per_second", "peak_source", "versions")
+    class PeakFlopsPerSecondEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    class VersionsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    PLATFORM_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_KIND_FIELD_NUMBER: _ClassVar[int]
+    NUM_DEVICES_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    PEAK_FLOPS_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    PEAK_SOURCE_FIELD_NUMBER: _ClassVar[int]
+    VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    platform: str
+    device_kind: str
+    num_devices: int
+    device_memory_bytes: int
+    peak_flops_per_second: _containers.ScalarMap[str, float]
+    peak_source: PeakSource
+    versions: _containers.ScalarMap[str, str]
+    def __init__(self, platform: _Optional[str] = ..., device_kind: _Optional[str] = ..., num_devices: _Optional[int] = ..., device_memory_bytes: _Optional[int] = ..., peak_flops_per_second: _Optional[_Mapping[str, float]] = ..., peak_source: _Optional[_Union[PeakSource, str]] = ..., versions: _Optional[_Mapping[str, str]] = ...) -> None: ...
+
+class AssemblePod(_message.Message):
+    __slots__ = ("coordinator_address", "lead_link_address", "heartbeat_interval_seconds")
+    COORDINATOR_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    LEAD_LINK_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_INTERVAL_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    coordinator_address: str
+    lead_link_address: str
+    heartbeat_interval_seconds: float
+    def __init__(self, coordinator_address: _Optional[str] = ..., lead_link_address: _Optional[str] = ..., heartbeat_interval_seconds: _Optional[float] = ...) -> None: ...
+
+class PrepareJob(_message.Message):
+    __slots__ = ("job", "generation", "bundle_digest", "members", "member_index", "num_slots", "seed", "data_json", "digest_every_steps", "target_steps")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    BUNDLE_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    MEMBER_INDEX_FIELD_NUMBER: _ClassVar[int]
+    NUM_SLOTS_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    DATA_JSON_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_EVERY_STEPS_FIELD_NUMBER: _ClassVar[int]
+    TARGET_STEPS_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    generation: int
+    bundle_digest: str
+    members: _containers.RepeatedCompositeFieldContainer[GangMember]
+    member_index: int
+    num_slots: int
+    seed: int
+    data_json: str
+    digest_every_steps: int
+    target_steps: int
+    def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ..., bundle_digest: _Optional[str] = ..., members: _Optional[_Iterable[_Union[GangMember, _Mapping]]] = ..., member_index: _Optional[int] = ..., num_slots: _Optional[int] = ..., seed: _Optional[int] = ..., data_json: _Optional[str] = ..., digest_every_steps: _Optional[int] = ..., target_steps: _Optional[int] = ...) -> None: ...
+
+class GangMember(_message.Message):
+    __slots__ = ("pod", "first_slot", "end_slot", "link_addresses")
+    POD_FIELD_NUMBER: _ClassVar[int]
+    FIRST_SLOT_FIELD_NUMBER: _ClassVar[int]
+    END_SLOT_FIELD_NUMBER: _ClassVar[int]
+    LINK_ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    pod: str
+    first_slot: int
+    end_slot: int
+    link_addresses: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, pod: _Optional[str] = ..., first_slot: _Optional[int] = ..., end_slot: _Optional[int] = ..., link_addresses: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class ProgramReady(_message.Message):
+    __slots__ = ("job", "generation", "ready_seconds", "compile_seconds", "dataset_digest", "epoch_steps", "device_bytes")
+    class DeviceBytesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    READY_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    COMPILE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    DATASET_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_STEPS_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    generation: int
+    ready_seconds: float
+    compile_seconds: float
+    dataset_digest: str
+    epoch_steps: int
+    device_bytes: _containers.ScalarMap[str, int]
+    def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ..., ready_seconds: _Optional[float] = ..., compile_seconds: _Optional[float] = ..., dataset_digest: _Optional[str] = ..., epoch_steps: _Optional[int] = ..., device_bytes: _Optional[_Mapping[str, int]] = ...) -> None: ...
+
+class GrantWindow(_message.Message):
+    __slots__ = ("job", "generation", "last_step")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    LAST_STEP_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    generation: int
+    last_step: int
+    def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ..., last_step: _Optional[int] = ...) -> None: ...
+
+class StopJob(_message.Message):
+    __slots__ = ("job", "generation", "reason")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    generation: int
+    reason: str
+    def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class Dismiss(_message.Message):
+    __slots__ = ("reason",)
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    def __init__(self, reason: _Optional[str] = ...) -> None: ...
+
+class StepsApplied(_message.Message):
+    __slots__ = ("job", "generation", "records")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    generation: int
+    records: _containers.RepeatedCompositeFieldContainer[StepRecord]
+    def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ..., records: _Optional[_Iterable[_Union[StepRecord, _Mapping]]] = ...) -> None: ...
+
+class StepRecord(_message.Message):
+    __slots__ = ("step", "time_unix_seconds", "loss", "grad_norm", "learning_rate", "seconds", "compute_seconds", "exchange_seconds", "exposed_seconds", "data_wait_seconds", "link_bytes", "state_sha256")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    TIME_UNIX_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    LOSS_FIELD_NUMBER: _ClassVar[int]
+    GRAD_NORM_FIELD_NUMBER: _ClassVar[int]
+    LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    COMPUTE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    EXCHANGE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    EXPOSED_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    DATA_WAIT_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    LINK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    STATE_SHA256_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    time_unix_seconds: float
+    loss: float
+    grad_norm: float
+    learning_rate: float
+    seconds: float
+    compute_seconds: float
+    exchange_seconds: float
+    exposed_seconds: float
+    data_wait_seconds: float
+    link_bytes: int
+    state_sha256: bytes
+    def __init__(self, step: _Optional[int] = ..., time_unix_seconds: _Optional[float] = ..., loss: _Optional[float] = ..., grad_norm: _Optional[float] = ..., learning_rate: _Optional[float] = ..., seconds: _Optional[float] = ..., compute_seconds: _Optional[float] = ..., exchange_seconds: _Optional[float] = ..., exposed_seconds: _Optional[float] = ..., data_wait_seconds: _Optional[float] = ..., link_bytes: _Optional[int] = ..., state_sha256: _Optional[bytes] = ...) -> None: ...
+
+class JobFaulted(_message.Message):
+    __slots__ = ("job", "generation", "phase", "step", "message", "suspect_pod")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    PHASE_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    SUSPECT_POD_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    generation: int
+    phase: Phase
+    step: int
+    message: str
+    suspect_pod: str
+    def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ..., phase: _Optional[_Union[Phase, str]] = ..., step: _Optional[int] = ..., message: _Optional[str] = ..., suspect_pod: _Optional[str] = ...) -> None: ...
+
+class JobReleased(_message.Message):
+    __slots__ = ("job", "generation", "applied_step")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    APPLIED_STEP_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    generation: int
+    applied_step: int
+    def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ..., applied_step: _Optional[int] = ...) -> None: ...
+
+class Heartbeat(_message.Message):
+    __slots__ = ("link_traffic",)
+    LINK_TRAFFIC_FIELD_NUMBER: _ClassVar[int]
+    link_traffic: _containers.RepeatedCompositeFieldContainer[LinkTraffic]
+    def __init__(self, link_traffic: _Optional[_Iterable[_Union[LinkTraffic, _Mapping]]] = ...) -> None: ...
+
+class LinkTraffic(_message.Message):
+    __slots__ = ("peer_pod", "sent_bytes", "sending_seconds", "retries")
+    PEER_POD_FIELD_NUMBER: _ClassVar[int]
+    SENT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SENDING_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    RETRIES_FIELD_NUMBER: _ClassVar[int]
+    peer_pod: str
+    sent_bytes: int
+    sending_seconds: float
+    retries: int
+    def __init__(self, peer_pod: _Optional[str] = ..., sent_bytes: _Optional[int] = ..., sending_seconds: _Optional[float] = ..., retries: _Optional[int] = ...) -> None: ...
