@@ -2,8 +2,7 @@
 
     ControllerError
     |- InvalidTransition      our mistake: a state machine was asked for a move it does not have
-    |- UnknownJob             the caller named a job that does not exist
-    `- Conflict               the request contradicts the present state (cancel of a finished job)
+    `- UnknownJob             the caller named a job that is not live
 
 Invalid specifications are no exceptions here: they are collected, all at once, as problems by the
 API. Job failures are states with a reason, not exceptions.
@@ -27,12 +26,8 @@ class InvalidTransition(ControllerError):
 
 
 class UnknownJob(ControllerError):
-    """No live or finished job has this id."""
+    """No live job has this id; a finished one may, the store knows."""
 
     def __init__(self, job_id: str) -> None:
-        super().__init__(f"no job has the id {job_id!r}; `landbridge jobs` lists those there are")
+        super().__init__(f"no live job has the id {job_id!r}; `landbridge jobs` lists those there are")
         self.job_id = job_id
-
-
-class Conflict(ControllerError):
-    """The request contradicts the state the job is in."""

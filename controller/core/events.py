@@ -15,6 +15,9 @@ from controller.core.step import StepRecord
 class JobSubmitted:
     job_id: str
     spec: JobSpec
+    idempotency_key: str | None = None
+    body_digest: str | None = None
+    """sha256 of the request body, to tell a repeated request from another one with its key."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -104,6 +104,8 @@ class JobSpec:
     """What the lowerer gets, canonical JSON."""
     data: str
     """The data section, canonical JSON."""
+    document: str
+    """The whole specification as submitted and as normalised, JSON; never looked into here."""
     queue: str = "default"
     priority: int = 0
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict)

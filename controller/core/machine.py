@@ -13,7 +13,6 @@ from typing import Any
 
 from controller.core import commands, events, gang, membership, step
 from controller.core.cluster import Assignment
-from controller.core.errors import Conflict
 from controller.core.job import Job, JobState, Move, Reason
 from controller.core.liveness import LivenessPolicy
 from controller.core.turn import Entry, Outcome, State, Turn
@@ -22,7 +21,7 @@ Handler = Callable[[Turn, Any, LivenessPolicy], None]
 
 
 def handle(state: State, event: events.Event, now: float, policy: LivenessPolicy) -> Outcome:
-    """Decide about one event. Raises UnknownJob and Conflict for requests that cannot be met."""
+    """Decide about one event. Raises UnknownJob when a request names a job that is not live."""
     turn = Turn(state, now)
     _HANDLERS[type(event)](turn, event, policy)
     if turn.availability_changed:
@@ -219,11 +218,6 @@ def _admit(turn: Turn, job: Job, verdict: gang.Admission) -> None:
         turn.put_pod(dataclasses.replace(turn.pods[member.pod], assignment=assignment))
     platform = turn.pods[verdict.gang[0].pod].inventories[0].platform
     turn.order(commands.LowerProgram(assignment, job.spec.program_request, platform))
-
-
-def reject_cancel_of_finished(state: JobState) -> Conflict:
-    """What a caller is told who cancels a job that has ended."""
-    return Conflict(f"the job is {state} and cannot be cancelled any more")
 
 
 _HANDLERS: dict[type, Handler] = {

@@ -1,0 +1,97 @@
+"""What a controller is told at start, parsed once. Nothing else reads flags or the environment."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import ipaddress
+import pathlib
+
+
+class LauncherKind(enum.StrEnum):
+    """Who starts worker processes."""
+
+    LOCAL = "local"
+    """Subprocesses of this machine."""
+    RAY = "ray"
+    """Actors in placement groups of a Ray cluster."""
+    NONE = "none"
+    """Nobody: compose, Kubernetes or people start them and they dial in."""
+
+
+class ConfigError(ValueError):
+    """The controller was told something it cannot do; says what and the remedy."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Address:
+    """A TCP address; port 0 lets the system choose."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """From HOST:PORT; raises ConfigError."""
+        host, colon, port = text.rpartition(":")
+        if not colon or not port.isdigit() or int(port) > 65535:
+            raise ConfigError(f"{text!r} is no address; write HOST:PORT, such as 127.0.0.1:8400")
+        return cls(host.strip("[]") or "127.0.0.1", int(port))
+
+    @property
+    def is_loopback(self) -> bool:
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Fleet:
+    """Pods that a launcher keeps running."""
+
+    pods: int = 2
+    hosts_per_pod: int = 1
+    devices_per_host: int = 2
+    link_bandwidth: str = ""
+    """Emulated, such as 200Mbit; empty for the wire's own."""
+    link_latency: str = ""
+    """Emulated, such as 5ms."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ControllerConfig:
+    """Everything the controller is told at start."""
+
+    state_dir: pathlib.Path
+    http: Address = Address("127.0.0.1", 8400)
+    grpc: Address = Address("127.0.0.1", 8401)
+    store_url: str = ""
+    """SQLAlchemy URL; empty for SQLite in the state directory."""
+    launcher: LauncherKind = LauncherKind.LOCAL
+    fleet: Fleet = Fleet()
+    ray_address: str = ""
+    token: str = dataclasses.field(default="", repr=False)
+    """Bearer token of the API; needed when http is not loopback."""
+    join_token: str = dataclasses.field(default="", repr=False)
+    """What hosts must show to attach; needed when grpc is not loopback."""
+
+    def check(self) -> None:
+        """Refuse what would leave a port open to everybody; raises ConfigError."""
+        if not self.http.is_loopback and not self.token:
+            raise ConfigError(
+                f"{self.http} is reachable from other machines and no token is set; "
+                "set LANDBRIDGE_TOKEN or bind to 127.0.0.1"
+            )
+        if not self.grpc.is_loopback and not self.join_token:
+            raise ConfigError(
+                f"{self.grpc} is reachable from other machines and no join token is set; "
+                "set LANDBRIDGE_JOIN_TOKEN or bind to 127.0.0.1"
+            )
+
+    @property
+    def database_url(self) -> str:
+        return self.store_url or f"sqlite:///{self.state_dir / 'landbridge.db'}"

@@ -1,0 +1,166 @@
+"""The single writer: takes an event, asks the core, commits, executes.
+
+One asyncio task owns the controller's state. Everybody else posts events and reads the immutable state;
+there are no locks. Decisions are committed before their commands are executed; measurements are written
+behind, in batches, off the decision path.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from controller.core import commands, events, machine, view
+from controller.core.errors import ControllerError
+from controller.core.liveness import LivenessPolicy
+from controller.core.step import MergedStep
+from controller.core.turn import Outcome, State
+from controller.runtime.store import JobRow, Store
+
+logger = logging.getLogger(__name__)
+
+STEP_FLUSH_SECONDS = 0.25
+"""Step records reach the store at most this late; one transaction then holds 4,000 steps at 16k/s."""
+
+TICK_SECONDS = 0.25
+"""Resolution of every deadline in the liveness policy; the shortest of them is 2 s."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Posted:
+    event: events.Event
+    posted_at: float
+    done: asyncio.Future[None] | None
+
+
+class Loop:
+    """Owns the state. Construct, `reload`, then run `run` as one task."""
+
+    def __init__(
+        self,
+        store: Store,
+        execute: Callable[[commands.Command], None],
+        *,
+        policy: LivenessPolicy,
+        clock: Callable[[], float] = time.time,
+        observe_latency: Callable[[float], None] = lambda seconds: None,
+        observe_steps: Callable[[str, Sequence[MergedStep]], None] = lambda job, steps: None,
+    ) -> None:
+        self.state = State()
+        self._store = store
+        self._execute = execute
+        self._policy = policy
+        self._clock = clock
+        self._observe_latency = observe_latency
+        self._observe_steps = observe_steps
+        self._queue: asyncio.Queue[_Posted] = asyncio.Queue()
+        self._writer = concurrent.futures.ThreadPoolExecutor(1, "store-writer")
+        self._unwritten: list[tuple[str, dict[str, Any]]] = []
+        self._changed = asyncio.Event()
+
+    def post(self, event: events.Event) -> None:
+        """Something happened. Returns at once; must be called on the loop's thread."""
+        self._queue.put_nowait(_Posted(event, time.perf_counter(), None))
+
+    async def ask(self, event: events.Event) -> None:
+        """Something is wanted. Returns when it is decided and committed; raises ControllerError."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue.put_nowait(_Posted(event, time.perf_counter(), done))
+        await done
+
+    async def changed(self) -> None:
+        """Wait until the state is another than now."""
+        await self._changed.wait()
+
+    async def reload(self) -> None:
+        """Take up the jobs of an earlier life of the controller."""
+        for job in await asyncio.to_thread(self._store.unfinished):
+            self.post(events.JobReloaded(job))
+
+    async def run(self) -> None:
+        """Handle events until cancelled; then write what is still unwritten."""
+        ticker = asyncio.create_task(self._tick())
+        flusher = asyncio.create_task(self._flush_steps())
+        try:
+            while True:
+                await self._turn(await self._queue.get())
+        finally:
+            ticker.cancel()
+            flusher.cancel()
+            self._write_steps()
+            await asyncio.to_thread(self._writer.shutdown)
+
+    async def _turn(self, posted: _Posted) -> None:
+        try:
+            outcome = machine.handle(self.state, posted.event, self._clock(), self._policy)
+        except ControllerError as error:
+            if posted.done is None:
+                raise
+            posted.done.set_exception(error)
+            return
+        if outcome.changed_jobs or outcome.entries:
+            await self._commit(outcome, posted.event)
+        self.state = outcome.state
+        for command in outcome.commands:
+            self._execute(command)
+        if outcome.commands:
+            self._observe_latency(time.perf_counter() - posted.posted_at)
+        for job_id, steps in outcome.steps:
+            self._record(job_id, steps, outcome)
+        if posted.done is not None:
+            posted.done.set_result(None)
+        self._announce()
+
+    async def _commit(self, outcome: Outcome, event: events.Event) -> None:
+        now = self._clock()
+        rows = [
+            JobRow(job, view.job_document(job, outcome.state, now)) for job in outcome.changed_jobs
+        ]
+        keys: Mapping[str, tuple[str | None, str | None]] = {}
+        if isinstance(event, events.JobSubmitted):
+            keys = {event.job_id: (event.idempotency_key, event.body_digest)}
+        for entry in outcome.entries:
+            logger.info("%s", entry.message, extra={"kind": entry.kind, "job": entry.job_id})
+        await asyncio.get_running_loop().run_in_executor(
+            self._writer, self._store.commit, now, rows, outcome.entries, keys
+        )
+
+    def _record(self, job_id: str, steps: Sequence[MergedStep], outcome: Outcome) -> None:
+        job = next((j for j in outcome.changed_jobs if j.id == job_id), None)
+        job = job or outcome.state.jobs[job_id]
+        self._unwritten += [(job_id, view.step_document(step, job)) for step in steps]
+        self._observe_steps(job_id, steps)
+        if job.is_final:
+            self._write_steps()
+
+    def _write_steps(self) -> None:
+        if self._unwritten:
+            written = self._writer.submit(self._store.append_steps, self._unwritten)
+            written.add_done_callback(_log_failure)
+            self._unwritten = []
+
+    async def _flush_steps(self) -> None:
+        while True:
+            await asyncio.sleep(STEP_FLUSH_SECONDS)
+            self._write_steps()
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            self.post(events.Ticked())
+
+    def _announce(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+
+def _log_failure(written: concurrent.futures.Future[None]) -> None:
+    """Measurements that cannot be written are lost for the curve, never for the training."""
+    error = written.exception()
+    if error is not None:
+        logger.error("step records could not be written: %s", error)

@@ -1,0 +1,283 @@
+"""The durable memory of the controller, on SQLAlchemy: what was decided, and what was measured.
+
+A decision and the events that explain it are written in one transaction before it is carried out.
+All methods block; the loop and the API call them in threads. Nothing here decides anything.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import alembic.command
+import alembic.config
+import sqlalchemy as sa
+
+from controller.core.job import FINAL_STATES, Job, JobSpec, JobState, Reason
+from controller.core.turn import Entry
+from controller.runtime import schema
+
+Document = dict[str, Any]
+
+_MIGRATIONS = pathlib.Path(__file__).parent / "migrations"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class JobRow:
+    """A decided job and what readers see of it."""
+
+    job: Job
+    document: Document
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class JobQuery:
+    """Which jobs to list; newest first. Labels must all match, `text` is looked for in the name."""
+
+    states: Sequence[str] = ()
+    queue: str | None = None
+    labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    text: str | None = None
+    page_size: int = 50
+    page_token: str | None = None
+
+
+class InvalidPageToken(ValueError):
+    """A page token that this store did not hand out."""
+
+
+class Store:
+    """Decisions and measurements in a SQL database."""
+
+    def __init__(self, url: str) -> None:
+        self._engine = sa.create_engine(url, connect_args=_connect_args(url))
+        if self._engine.dialect.name == "sqlite":
+            sa.event.listen(self._engine, "connect", _configure_sqlite)
+
+    def migrate(self) -> None:
+        """Bring the tables to the newest version."""
+        config = alembic.config.Config()
+        config.set_main_option("script_location", str(_MIGRATIONS))
+        with self._engine.begin() as connection:
+            config.attributes["connection"] = connection
+            alembic.command.upgrade(config, "head")
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def is_reachable(self) -> bool:
+        """Whether a query is answered."""
+        try:
+            with self._engine.connect() as connection:
+                connection.execute(sa.select(1))
+        except sa.exc.SQLAlchemyError:
+            return False
+        return True
+
+    def commit(
+        self,
+        now: float,
+        rows: Iterable[JobRow],
+        entries: Iterable[Entry],
+        idempotency: Mapping[str, tuple[str | None, str | None]],
+    ) -> None:
+        """Write changed jobs and their journal entries in one transaction.
+
+        `idempotency` maps a new job's id to (key, digest of its request body).
+        """
+        with self._engine.begin() as connection:
+            for row in rows:
+                _upsert_job(connection, row, idempotency.get(row.job.id))
+            lines = [
+                {
+                    "time": now,
+                    "kind": entry.kind,
+                    "message": entry.message,
+                    "job_id": entry.job_id,
+                    "pod": entry.pod,
+                    "data": dict(entry.data),
+                }
+                for entry in entries
+            ]
+            if lines:
+                connection.execute(schema.events.insert(), lines)
+
+    def append_steps(self, documents: Sequence[tuple[str, Document]]) -> None:
+        """Write (job id, step document) pairs; a step applied again replaces its record."""
+        rows = [
+            {"job_id": job_id, "step": document["step"], "document": document}
+            for job_id, document in documents
+        ]
+        statement = schema.steps.insert().prefix_with("OR REPLACE", dialect="sqlite")
+        with self._engine.begin() as connection:
+            connection.execute(statement, rows)
+
+    def unfinished(self) -> list[Job]:
+        """Jobs that had not ended when they were last written, oldest first."""
+        final = [str(state) for state in FINAL_STATES]
+        query = (
+            sa.select(schema.jobs)
+            .where(schema.jobs.c.state.not_in(final))
+            .order_by(schema.jobs.c.created_at, schema.jobs.c.id)
+        )
+        with self._engine.connect() as connection:
+            return [_load_job(row) for row in connection.execute(query).mappings()]
+
+    def by_idempotency_key(self, key: str) -> tuple[str, str] | None:
+        """(job id, digest of the request body) of the job submitted with this key."""
+        query = sa.select(schema.jobs.c.id, schema.jobs.c.body_digest).where(
+            schema.jobs.c.idempotency_key == key
+        )
+        with self._engine.connect() as connection:
+            row = connection.execute(query).first()
+        return (row.id, row.body_digest) if row else None
+
+    def job_document(self, job_id: str) -> Document | None:
+        """What readers saw of the job when it was last decided about."""
+        query = sa.select(schema.jobs.c.document).where(schema.jobs.c.id == job_id)
+        with self._engine.connect() as connection:
+            return connection.execute(query).scalar()
+
+    def job_spec(self, job_id: str) -> Document | None:
+        """The specification: {"text": as submitted, "normalised": {...}}."""
+        query = sa.select(schema.jobs.c.spec).where(schema.jobs.c.id == job_id)
+        with self._engine.connect() as connection:
+            spec = connection.execute(query).scalar()
+        return json.loads(spec["document"]) if spec else None
+
+    def list_jobs(self, query: JobQuery) -> tuple[list[Document], str | None]:
+        """One page of job documents and the token of the next, None after the last."""
+        table = schema.jobs
+        statement = sa.select(table.c.id, table.c.created_at, table.c.document)
+        if query.states:
+            statement = statement.where(table.c.state.in_(query.states))
+        if query.queue is not None:
+            statement = statement.where(table.c.queue == query.queue)
+        for label, value in query.labels.items():
+            statement = statement.where(table.c.labels[label].as_string() == value)
+        if query.text:
+            statement = statement.where(table.c.name.contains(query.text, autoescape=True))
+        if query.page_token is not None:
+            created_at, job_id = _decode_token(query.page_token)
+            statement = statement.where(
+                sa.tuple_(table.c.created_at, table.c.id) < sa.tuple_(created_at, job_id)
+            )
+        statement = statement.order_by(table.c.created_at.desc(), table.c.id.desc())
+        with self._engine.connect() as connection:
+            rows = connection.execute(statement.limit(query.page_size + 1)).all()
+        page = rows[: query.page_size]
+        token = _encode_token(page[-1]) if len(rows) > query.page_size else None
+        return [row.document for row in page], token
+
+    def steps(self, job_id: str, after: int, limit: int) -> list[Document]:
+        """Up to `limit` step documents after step `after`, in order."""
+        query = (
+            sa.select(schema.steps.c.document)
+            .where(schema.steps.c.job_id == job_id, schema.steps.c.step > after)
+            .order_by(schema.steps.c.step)
+            .limit(limit)
+        )
+        with self._engine.connect() as connection:
+            return list(connection.execute(query).scalars())
+
+    def sampled_steps(self, job_id: str, after: int, points: int) -> list[Document]:
+        """At most `points` + 1 steps spread evenly over those after `after`; the newest is one."""
+        table = schema.steps
+        mine = (table.c.job_id == job_id) & (table.c.step > after)
+        with self._engine.connect() as connection:
+            bounds = sa.select(sa.func.min(table.c.step), sa.func.max(table.c.step)).where(mine)
+            first, last = connection.execute(bounds).one()
+            if first is None:
+                return []
+            stride = max(1, -(-(last - first + 1) // points))
+            query = (
+                sa.select(table.c.document)
+                .where(mine, ((table.c.step - first) % stride == 0) | (table.c.step == last))
+                .order_by(table.c.step)
+            )
+            return list(connection.execute(query).scalars())
+
+    def events(self, after: int, limit: int, job_id: str | None = None) -> list[Document]:
+        """Up to `limit` journal entries after sequence number `after`, of one job or of all."""
+        query = sa.select(schema.events).where(schema.events.c.seq > after)
+        if job_id is not None:
+            query = query.where(schema.events.c.job_id == job_id)
+        query = query.order_by(schema.events.c.seq).limit(limit)
+        with self._engine.connect() as connection:
+            return [dict(row) for row in connection.execute(query).mappings()]
+
+    def delete_job(self, job_id: str) -> None:
+        """Forget a finished job, its steps and its events."""
+        with self._engine.begin() as connection:
+            connection.execute(schema.steps.delete().where(schema.steps.c.job_id == job_id))
+            connection.execute(schema.events.delete().where(schema.events.c.job_id == job_id))
+            connection.execute(schema.jobs.delete().where(schema.jobs.c.id == job_id))
+
+
+def _connect_args(url: str) -> dict[str, Any]:
+    return {"check_same_thread": False} if url.startswith("sqlite") else {}
+
+
+def _configure_sqlite(connection: Any, _: Any) -> None:
+    """WAL lets readers go on while the loop writes; NORMAL is safe in WAL except for power loss of
+    the last transactions, which the workers' own records make good."""
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=5000"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _upsert_job(
+    connection: sa.Connection, row: JobRow, idempotency: tuple[str | None, str | None] | None
+) -> None:
+    job = row.job
+    values = {
+        "state": str(job.state),
+        "attempt": job.attempt,
+        "generation": job.generation,
+        "document": row.document,
+    }
+    update = schema.jobs.update().where(schema.jobs.c.id == job.id).values(values)
+    if connection.execute(update).rowcount:
+        return
+    key, digest = idempotency or (None, None)
+    connection.execute(
+        schema.jobs.insert().values(
+            id=job.id,
+            name=job.spec.name,
+            queue=job.spec.queue,
+            created_at=job.created_at,
+            labels=dict(job.spec.labels),
+            spec=dataclasses.asdict(job.spec),
+            idempotency_key=key,
+            body_digest=digest,
+            **values,
+        )
+    )
+
+
+def _load_job(row: Mapping[Any, Any]) -> Job:
+    reason = row["document"]["reason"]
+    return Job(
+        id=row["id"],
+        spec=JobSpec(**row["spec"]),
+        state=JobState(row["state"]),
+        reason=Reason(reason["code"], reason["message"]),
+        created_at=row["created_at"],
+        attempt=row["attempt"],
+        generation=row["generation"],
+    )
+
+
+def _encode_token(row: Any) -> str:
+    return base64.urlsafe_b64encode(json.dumps([row.created_at, row.id]).encode()).decode()
+
+
+def _decode_token(token: str) -> tuple[float, str]:
+    try:
+        created_at, job_id = json.loads(base64.urlsafe_b64decode(token.encode()))
+        return float(created_at), str(job_id)
+    except (ValueError, TypeError) as error:
+        raise InvalidPageToken(f"{token!r} is no page token of this server") from error
