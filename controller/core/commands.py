@@ -80,9 +80,11 @@ class DismissHost:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RestartPod:
-    """End every process of the pod and start it anew, where a launcher can."""
+    """End these processes of the pod and start it anew, where a launcher can."""
 
     pod: str
+    pids: tuple[int, ...]
+    """Named, so that processes a launcher has already started in their place are left alone."""
     reason: str
 
 

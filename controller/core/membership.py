@@ -152,7 +152,8 @@ def _restart(turn: Turn, pod: Pod, reason: str) -> None:
     """Give up all processes of a pod; it forms again when they are back."""
     for host in pod.hosts.values():
         turn.order(commands.DismissHost(host.ref, reason))
-    turn.order(commands.RestartPod(pod.name, reason))
+    pids = tuple(host.pid for host in pod.hosts.values())
+    turn.order(commands.RestartPod(pod.name, pids, reason))
     turn.note(Entry("pod.restarted", reason, pod=pod.name))
     turn.put_pod(dataclasses.replace(pod, hosts={}))
     _free_if_released(turn, turn.pods[pod.name])

@@ -1,0 +1,172 @@
+"""Between the wire and the core: the only file of the controller that knows control messages' fields."""
+
+from __future__ import annotations
+
+from controller.core import commands, events
+from controller.core.cluster import Assignment, HostRef, Inventory, Traffic
+from controller.core.step import StepRecord
+from protos import control_pb2 as pb
+
+PROTOCOL_VERSION = 1
+
+_PEAK_SOURCES = {
+    pb.PEAK_SOURCE_UNSPECIFIED: "unknown",
+    pb.PEAK_SOURCE_UNKNOWN: "unknown",
+    pb.PEAK_SOURCE_TABLE: "table",
+    pb.PEAK_SOURCE_CALIBRATED: "calibrated",
+}
+
+_PHASES = {
+    pb.PHASE_UNSPECIFIED: "compute",
+    pb.PHASE_FETCH: "fetch",
+    pb.PHASE_DATA: "data",
+    pb.PHASE_COMPILE: "compile",
+    pb.PHASE_COMPUTE: "compute",
+    pb.PHASE_EXCHANGE: "exchange",
+}
+
+
+def host_of(hello: pb.HostHello) -> HostRef:
+    return HostRef(hello.pod, hello.host_index, hello.incarnation)
+
+
+def decode_hello(hello: pb.HostHello) -> events.HostAttached:
+    return events.HostAttached(
+        host_of(hello),
+        hello.num_hosts,
+        hello.link_address,
+        hello.coordinator_address,
+        hello.pid,
+    )
+
+
+def decode_event(host: HostRef, message: pb.HostEvent) -> events.Event:
+    """What a host reported; ValueError when the message is empty or of an unknown kind."""
+    match message.WhichOneof("event"):
+        case "inventory":
+            return events.HostInventoried(host, _inventory(message.inventory))
+        case "heartbeat":
+            return events.HostHeard(host, _traffic(message.heartbeat))
+        case "program_ready":
+            ready = message.program_ready
+            return events.ProgramReady(
+                host,
+                Assignment(ready.job, ready.generation),
+                ready.ready_seconds,
+                ready.compile_seconds,
+                ready.dataset_digest,
+                ready.epoch_steps,
+            )
+        case "steps_applied":
+            applied = message.steps_applied
+            return events.StepsApplied(
+                host,
+                Assignment(applied.job, applied.generation),
+                tuple(_record(record) for record in applied.records),
+            )
+        case "job_faulted":
+            fault = message.job_faulted
+            return events.JobFaulted(
+                host,
+                Assignment(fault.job, fault.generation),
+                _PHASES[fault.phase],
+                fault.step,
+                fault.message,
+                fault.suspect_pod,
+            )
+        case "job_released":
+            released = message.job_released
+            assignment = Assignment(released.job, released.generation)
+            return events.JobReleased(host, assignment, released.applied_step)
+        case other:
+            raise ValueError(f"{host} sent an event of kind {other!r}, which cannot come here")
+
+
+def encode_command(
+    command: commands.Command, heartbeat_interval_seconds: float
+) -> pb.HostCommand:
+    """An order as its host hears it."""
+    match command:
+        case commands.AssembleHost():
+            assemble = pb.AssemblePod(
+                coordinator_address=command.coordinator_address,
+                lead_link_address=command.lead_link_address,
+                heartbeat_interval_seconds=heartbeat_interval_seconds,
+            )
+            return pb.HostCommand(assemble_pod=assemble)
+        case commands.PrepareHost():
+            return pb.HostCommand(prepare_job=_prepare(command))
+        case commands.GrantWindow(_, assignment, last_step):
+            grant = pb.GrantWindow(
+                job=assignment.job, generation=assignment.generation, last_step=last_step
+            )
+            return pb.HostCommand(grant_window=grant)
+        case commands.StopHost(_, assignment, reason):
+            stop = pb.StopJob(
+                job=assignment.job, generation=assignment.generation, reason=reason
+            )
+            return pb.HostCommand(stop_job=stop)
+        case commands.DismissHost(_, reason):
+            return pb.HostCommand(dismiss=pb.Dismiss(reason=reason))
+        case _:
+            raise ValueError(f"{command} is no order to a host")
+
+
+def _prepare(command: commands.PrepareHost) -> pb.PrepareJob:
+    members = [
+        pb.GangMember(
+            pod=member.pod,
+            first_slot=member.first_slot,
+            end_slot=member.end_slot,
+            link_addresses=member.link_addresses,
+        )
+        for member in command.members
+    ]
+    return pb.PrepareJob(
+        job=command.assignment.job,
+        generation=command.assignment.generation,
+        bundle_digest=command.bundle_digest,
+        members=members,
+        member_index=command.member_index,
+        num_slots=command.num_slots,
+        seed=command.seed,
+        data_json=command.data,
+        digest_every_steps=command.digest_every,
+        target_steps=command.target_steps,
+    )
+
+
+def _inventory(inventory: pb.HostInventory) -> Inventory:
+    return Inventory(
+        platform=inventory.platform,
+        device_kind=inventory.device_kind,
+        num_devices=inventory.num_devices,
+        device_memory_bytes=inventory.device_memory_bytes or None,
+        peak_flops_per_second=dict(inventory.peak_flops_per_second),
+        peak_source=_PEAK_SOURCES[inventory.peak_source],
+        versions=dict(inventory.versions),
+    )
+
+
+def _traffic(heartbeat: pb.Heartbeat) -> dict[str, Traffic]:
+    return {
+        peer.peer_pod: Traffic(peer.sent_bytes, peer.sending_seconds, peer.retries)
+        for peer in heartbeat.link_traffic
+    }
+
+
+def _record(record: pb.StepRecord) -> StepRecord:
+    return StepRecord(
+        record.step,
+        record.time_unix_seconds,
+        record.loss,
+        record.grad_norm,
+        record.learning_rate,
+        record.seconds,
+        record.compute_seconds,
+        record.exchange_seconds,
+        record.exposed_seconds,
+        record.data_wait_seconds,
+        record.link_bytes,
+        record.state_sha256.hex(),
+    )
