@@ -1,7 +1,8 @@
-"""Writes a program down as one file: a manifest and the StableHLO of every component, named by the digest of its bytes.
+"""Writes a program down as one file, a manifest and StableHLO, named by the digest of its bytes.
 
-The same program gives the same bytes in any directory, process and year: nothing of the machine, the paths or the clock goes in.
-Export happens on an abstract mesh, so the accelerators need not exist here. Reading a bundle is the worker's business.
+The same program gives the same bytes in any directory, process and year: nothing of the machine,
+the paths or the clock goes in. Export happens on an abstract mesh, so the accelerators need not
+exist here. Reading a bundle is the worker's business.
 """
 
 import contextlib
@@ -51,7 +52,7 @@ def manifest(program: Program, platform: str) -> dict[str, Any]:
 
 
 def export_component(program: Program, component: Component, platform: str) -> bytes:
-    """Portable StableHLO of one component for one platform, with the shardings of its buffers inside."""
+    """Portable StableHLO of one component for one platform, with its shardings inside."""
     mesh = abstract_mesh(program.mesh_shape)
     inputs, outputs = program.buffers(component.inputs), program.buffers(component.outputs)
     jitted = jax.jit(

@@ -1,8 +1,9 @@
-"""What a user can choose about the model, its optimizer and its slot, and what is wrong with a choice.
+"""What a user can choose about model, optimizer and slot, and what is wrong with a choice.
 
-Standard library only, so that the controller can validate a spec and plan a job without jax. The fields carry their
-own rules (model.fields); rules between fields, and between the model and the mesh, are in `problems`.
-Counting parameters and FLOPs is model.flops; what the fields mean numerically is model.palm and model.optimizer.
+Standard library only, so that the controller can validate a spec and plan a job without jax. The
+fields carry their own rules (model.fields); rules between fields, and between the model and the
+mesh, are in `problems`. Counting parameters and FLOPs is model.flops; what the fields mean
+numerically is model.palm and model.optimizer.
 """
 
 import dataclasses
@@ -85,7 +86,7 @@ OPTIMIZERS: dict[str, type[OptimizerConfig]] = {"adafactor": AdafactorConfig, "a
 
 
 def optimizer_from_spec(spec: Mapping[str, Any]) -> OptimizerConfig:
-    """The optimizer a spec's `train.optimizer` section describes; adafactor when it names no kind."""
+    """The optimizer of a spec's `train.optimizer` section; adafactor when it names no kind."""
     fields = dict(spec)
     return OPTIMIZERS[fields.pop("kind", "adafactor")](**fields)
 
@@ -110,16 +111,16 @@ _PRESET_FIELDS: dict[str, dict[str, Any]] = {
         "remat": "none", "compute_dtype": "float32",
     },
     "palm-8b": {
-        "num_layers": 32, "model_dim": 4096, "num_heads": 16, "head_dim": 256, "vocab_size": 256_000,
-        "remat": "attention",
+        "num_layers": 32, "model_dim": 4096, "num_heads": 16, "head_dim": 256,
+        "vocab_size": 256_000, "remat": "attention",
     },
     "palm-62b": {
-        "num_layers": 64, "model_dim": 8192, "num_heads": 32, "head_dim": 256, "vocab_size": 256_000,
-        "remat": "attention",
+        "num_layers": 64, "model_dim": 8192, "num_heads": 32, "head_dim": 256,
+        "vocab_size": 256_000, "remat": "attention",
     },
     "palm-540b": {
-        "num_layers": 118, "model_dim": 18_432, "num_heads": 48, "head_dim": 256, "vocab_size": 256_000,
-        "remat": "full",
+        "num_layers": 118, "model_dim": 18_432, "num_heads": 48, "head_dim": 256,
+        "vocab_size": 256_000, "remat": "full",
     },
 }  # fmt: skip
 
@@ -141,8 +142,9 @@ PRESETS: dict[str, ModelConfig] = {
 def problems(request: Mapping[str, Any], *, mesh_pointer: str = "/mesh") -> list[Problem]:
     """Everything wrong with a lowering request, at once; an empty list means it can be lowered.
 
-    `request` has `model`, `train` (only microbatch, sequence_length and optimizer are read) and `mesh` ({data, model}).
-    A job spec keeps its mesh elsewhere, so `mesh_pointer` says what to call it.
+    `request` has `model`, `train` (only microbatch, sequence_length and optimizer are read) and
+    `mesh` ({data, model}). A job spec keeps its mesh elsewhere, so `mesh_pointer` says what to call
+    it.
     """
     sections = {"model": "/model", "train": "/train", "mesh": mesh_pointer}
     found = [
@@ -166,7 +168,7 @@ def problems(request: Mapping[str, Any], *, mesh_pointer: str = "/mesh") -> list
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class MeshConfig:
-    """The devices of a pod: `data` groups that split the batch, each of `model` devices that split the layers."""
+    """The devices of a pod: `data` groups split the batch, `model` devices in each split the layers."""
 
     data: int = integer(at_least=1, at_most=1 << 20, default=1)
     model: int = integer(at_least=1, at_most=1 << 20, default=1)
@@ -190,7 +192,9 @@ def _model_problems(model: Mapping[str, Any]) -> list[Problem]:
     found += missing_problems(resolved, ModelConfig, "/model", hint)
     head_dim = resolved.get("head_dim")
     if isinstance(head_dim, int) and head_dim % 2:
-        found.append(Problem("/model/head_dim", f"{head_dim} is odd", "rotary embeddings need pairs"))
+        found.append(
+            Problem("/model/head_dim", f"{head_dim} is odd", "rotary embeddings need pairs")
+        )
     return found
 
 
@@ -211,8 +215,8 @@ def _train_problems(train: Mapping[str, Any]) -> list[Problem]:
 def _mesh_fit_problems(
     model: ModelConfig, slot: SlotConfig, mesh: MeshConfig, mesh_pointer: str
 ) -> list[Problem]:
-    # The vocabulary is absent on purpose: an embedding that the model axis does not divide is replicated along it,
-    # as PaLM-540B's 256,000 entries must be on its 12-way axis.
+    # The vocabulary is absent on purpose: an embedding that the model axis does not divide is
+    # replicated along it, as PaLM-540B's 256,000 entries must be on its 12-way axis.
     divided = [
         ("/train/microbatch", slot.microbatch, "data", mesh.data),
         ("/model/model_dim", model.model_dim, "data", mesh.data),

@@ -1,8 +1,9 @@
 """A hash of every bit of a set of sharded arrays, computed where they live.
 
-Each element is mixed with its position and summed modulo 2^32: addition commutes, so the value depends on the contents and on no
-sharding or reduction order, and because mixing is a bijection of the element's bits one flipped bit always changes it. Four lanes
-with independent mixing make an accidental collision a matter of 2^-128. Not a cryptographic hash: it finds accidents, not forgers.
+Each element is mixed with its position and summed modulo 2^32: addition commutes, so the value
+depends on the contents and on no sharding or reduction order, and because mixing is a bijection of
+the element's bits one flipped bit always changes it. Four lanes with independent mixing make an
+accidental collision a matter of 2^-128. Not a cryptographic hash: it finds accidents, not forgers.
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ _GOLDEN, _MURMUR_1, _MURMUR_2 = np.uint32(0x9E3779B9), np.uint32(0x85EBCA6B), np
 
 
 def digest(arrays: Sequence[jax.Array]) -> jax.Array:
-    """uint32 [LANES * len(arrays)]: the lanes of each array in turn, so a difference also names its array."""
+    """uint32 [LANES * len(arrays)]: the lanes of each array in turn, so they also say which differs."""
     return jnp.concatenate([_lanes(array) for array in arrays])
 
 
@@ -41,7 +42,7 @@ def _words(array: jax.Array) -> jax.Array:
 
 
 def _position(shape: tuple[int, ...]) -> jax.Array:
-    """A different-looking word for each element; dim by dim, because a linear index may exceed 32 bits."""
+    """A word for each element, mixed dim by dim because a linear index may exceed 32 bits."""
     position = jnp.zeros(shape, jnp.uint32)
     for dim in range(len(shape)):
         index = jax.lax.broadcasted_iota(jnp.uint32, shape, dim)
@@ -50,7 +51,7 @@ def _position(shape: tuple[int, ...]) -> jax.Array:
 
 
 def _mix(word: jax.Array) -> jax.Array:
-    """Murmur3's finaliser: a bijection of 32-bit words in which every input bit reaches every output bit."""
+    """Murmur3's finaliser: a bijection in which every input bit reaches every output bit."""
     word = (word ^ (word >> 16)) * _MURMUR_1
     word = (word ^ (word >> 13)) * _MURMUR_2
     return word ^ (word >> 16)

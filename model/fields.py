@@ -1,8 +1,9 @@
 """Checks one mapping of a spec against the fields of a frozen dataclass.
 
-Every rule stands beside its field, in the field's metadata (type from the annotation, range, choices), so a
-configuration class is the only description of what a user may write. Rules that involve two fields live in
-model.config. Standard library only: the controller imports this to refuse a spec before anything starts.
+Every rule stands beside its field, in the field's metadata (type from the annotation, range,
+choices), so a configuration class is the only description of what a user may write. Rules that
+involve two fields live in model.config. Standard library only: the controller imports this to
+refuse a spec before anything starts.
 """
 
 import dataclasses
@@ -60,7 +61,9 @@ def field_problems(
     return found
 
 
-def missing_problems(given: Mapping[str, Any], kind: type, pointer: str, hint: str) -> list[Problem]:
+def missing_problems(
+    given: Mapping[str, Any], kind: type, pointer: str, hint: str
+) -> list[Problem]:
     """One problem for each field without a default that is not given."""
     return [
         Problem(f"{pointer}/{field.name}", "missing", hint)

@@ -1,8 +1,8 @@
 """Parameters, FLOPs and nothing else, as plain arithmetic on a ModelConfig.
 
-The definitions are those of PaLM, appendix B and table 22, so that MFU and HFU mean here what they mean there. XLA's own
-count of a compiled component is a different number (it counts softmax and norms too); the two are compared in tests.
-Standard library only.
+The definitions are those of PaLM, appendix B and table 22, so that MFU and HFU mean here what they
+mean there. XLA's own count of a compiled component is a different number (it counts softmax and
+norms too); the two are compared in tests. Standard library only.
 """
 
 from model.config import ModelConfig
@@ -14,8 +14,8 @@ _FULL_REMAT_FRACTION = 0.75
 def parameter_count(config: ModelConfig) -> int:
     """PaLM's N: the shared embedding and the kernels of the layers (section 2).
 
-    The scales of the norms are trained too but are not in the published counts: with them 540.35B would read 540.36B. They are
-    `norm_scale_count`, and the two together are every trained number.
+    The scales of the norms are trained too but are not in the published counts: with them 540.35B
+    would read 540.36B. They are `norm_scale_count`, and the two together are every trained number.
     """
     heads_dim = config.num_heads * config.head_dim
     attention = 2 * config.model_dim * heads_dim + 2 * config.model_dim * config.head_dim
@@ -24,7 +24,7 @@ def parameter_count(config: ModelConfig) -> int:
 
 
 def norm_scale_count(config: ModelConfig) -> int:
-    """The scales of one norm per layer and of the final one; they multiply no matrix, so N leaves them out."""
+    """The scales of one norm per layer and of the final one; N leaves them out."""
     return (config.num_layers + 1) * config.model_dim
 
 
@@ -36,8 +36,8 @@ def model_flops_per_token(config: ModelConfig, sequence_length: int) -> int:
 def hardware_flops_per_token(config: ModelConfig, sequence_length: int) -> int:
     """FLOPs one training token costs with the recomputation of `config.remat` (table 22).
 
-    `attention` recomputes the scores and their products with the values; `full` adds the paper's 75% of the forward pass outside
-    attention.
+    `attention` recomputes the scores and their products with the values; `full` adds the paper's
+    75% of the forward pass outside attention.
     """
     flops = model_flops_per_token(config, sequence_length)
     if config.remat == "none":

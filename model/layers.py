@@ -1,9 +1,11 @@
-"""The parts of a PaLM layer (section 2): norm without bias, rotary embedding, multi-query attention, SwiGLU, parallel block.
+"""The parts of a PaLM layer (section 2): norm, rotary embedding, attention, SwiGLU, parallel block.
 
-Parameters are nnx.Param with the logical axes of their dims beside them; they are cast to the compute dtype where they are used.
-Stacking, scanning and recomputation are model.palm's; placement is model.sharding's.
+Parameters are nnx.Param with the logical axes of their dims beside them; they are cast to the
+compute dtype where they are used. Stacking, scanning and recomputation are model.palm's; placement
+is model.sharding's.
 
-Suffixes: B batch, L length of the queries, M length of the keys, D model dim, H heads, K head dim, F feed-forward.
+Suffixes: B batch, L length of the queries, M length of the keys, D model dim, H heads, K head dim,
+F feed-forward.
 """
 
 import jax
@@ -63,7 +65,8 @@ def rotate(x_BLHK: jax.Array) -> jax.Array:
 def attend(q_BLHK: jax.Array, k_BMK: jax.Array, v_BMK: jax.Array) -> jax.Array:
     """Causal attention of many query heads to one key and value head; softmax in float32.
 
-    Scores keep the order B, L, H, M: with one key head both products are then plain batched matrix products, without transposes.
+    Scores keep the order B, L, H, M: with one key head both products are then plain batched matrix
+    products, without transposes.
     """
     length, head_dim = q_BLHK.shape[1], q_BLHK.shape[3]
     score_BLHM = jnp.einsum("BLHK,BMK->BLHM", q_BLHK * head_dim**-0.5, k_BMK)

@@ -14,7 +14,8 @@ def token_losses(logits_BLV: jax.Array, targets_BL: jax.Array) -> tuple[jax.Arra
     """Negative log-likelihood in nats per token [B, L], and the z-loss 1e-4 * log^2 Z per token [B, L]."""
     logits_BLV = logits_BLV.astype(jnp.float32)
     log_z_BL = jax.nn.logsumexp(logits_BLV, axis=-1)
-    # A comparison instead of a gather: it fuses, and it stays local where the vocabulary is sharded.
+    # A comparison instead of a gather: it fuses, and it stays local where the vocabulary is
+    # sharded.
     token_V = jnp.arange(logits_BLV.shape[-1], dtype=targets_BL.dtype)
     chosen_BLV = jnp.where(token_V == targets_BL[..., None], logits_BLV, 0.0)
     return log_z_BL - chosen_BLV.sum(axis=-1), Z_LOSS_COEFFICIENT * jnp.square(log_z_BL)

@@ -2,9 +2,11 @@
 
     python -m model.lower REQUEST.json --out DIR
 
-The request is {"model": {}, "train": {"microbatch", "sequence_length", "optimizer": {}}, "mesh": {"data", "model"}, "platform",
-"name"}. Exit 0: the last line of stdout is {"digest", "path", "bytes", "manifest"}. Exit 3: the request is wrong and the line is
-{"problems": [{"pointer", "detail", "hint"}]}. Anything else is a traceback and exit 1. The request is checked before jax is imported.
+The request is {"model": {}, "train": {"microbatch", "sequence_length", "optimizer": {}}, "mesh":
+{"data", "model"}, "platform", "name"}. Exit 0: the last line of stdout is {"digest", "path",
+"bytes", "manifest"}. Exit 3: the request is wrong and the line is {"problems": [{"pointer",
+"detail", "hint"}]}. Anything else is a traceback and exit 1. The request is checked before jax is
+imported.
 """
 
 import argparse
@@ -36,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def lower(request: dict[str, Any], directory: pathlib.Path) -> dict[str, Any]:
-    """Writes the bundle of a sound request; returns its digest, path, size in bytes and manifest."""
+    """Writes the bundle of a sound request; returns digest, path, size in bytes and manifest."""
     # Lowering needs no accelerator, and must not take one from a worker on this machine.
     os.environ["JAX_PLATFORMS"] = "cpu"
     from model import bundle, palm_program  # jax costs a second that a wrong request need not wait

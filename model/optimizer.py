@@ -1,7 +1,8 @@
 """The optimizers: Adafactor without factoring as PaLM used it (section 5), and AdamW.
 
-An optimizer is an optax transformation over a flat dictionary of parameters, with its step count in its state. Gradients are
-clipped by their global norm first. Stacked layers count as separate parameters wherever a rule looks at "the parameter".
+An optimizer is an optax transformation over a flat dictionary of parameters, with its step count in
+its state. Gradients are clipped by their global norm first. Stacked layers count as separate
+parameters wherever a rule looks at "the parameter".
 """
 
 from collections.abc import Callable
@@ -77,7 +78,7 @@ def _unfactored_adafactor(
 
 
 def parameter_rms(name: str, parameter: jax.Array) -> jax.Array:
-    """Root mean square of a parameter, one value per layer for a stacked one; broadcasts against it."""
+    """Root mean square of a parameter, of each layer for a stacked one; broadcasts against it."""
     first_dim = 1 if name.startswith(STACKED_PREFIX) else 0
     dims = tuple(range(first_dim, parameter.ndim))
     return jnp.sqrt(jnp.mean(jnp.square(parameter), axis=dims, keepdims=True))

@@ -1,10 +1,12 @@
-"""PaLM as a function of a flat dictionary of parameters: initialise, describe, and map tokens to logits.
+"""PaLM as a function of a flat dictionary of parameters: initialise, describe, map to logits.
 
-The layers are one nnx module, stacked along a leading dim and scanned, so that tracing and compiling cost the same for 4 layers and
-for 118. Names of parameters are paths such as `layers/attention/query`; everything outside this module sees only those names.
-No loss, no optimizer and no mesh size here.
+The layers are one nnx module, stacked along a leading dim and scanned, so that tracing and
+compiling cost the same for 4 layers and for 118. Names of parameters are paths such as
+`layers/attention/query`; everything outside this module sees only those names. No loss, no
+optimizer and no mesh size here.
 
-Suffixes: B batch, L length, D model dim, V vocabulary; N layers (the leading dim of everything under `layers/`).
+Suffixes: B batch, L length, D model dim, V vocabulary; N layers (the leading dim of everything
+under `layers/`).
 """
 
 import functools
@@ -34,7 +36,7 @@ class ParameterInfo(NamedTuple):
 
 
 class Palm(nnx.Module):
-    """Embedding, stacked parallel blocks, final norm; the embedding is also the output projection."""
+    """Embedding, stacked parallel blocks, final norm; the embedding also projects to logits."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
         self.config = config

@@ -1,8 +1,9 @@
-"""The PaLM training program: the groups and components of one step, from the three configurations and a mesh shape.
+"""The PaLM training program: the groups and components of one step.
 
-A slot is one microbatch. `forward_backward` gives the gradients of one slot's mean loss and sums of its metrics; `accumulate` adds
-two such results and nothing else, so that a fixed tree of additions gives the same bits on any number of pods; `apply_update`
-divides by the number of slots summed, clips and updates. The order of a group's arrays is that of its names, sorted.
+A slot is one microbatch. `forward_backward` gives the gradients of one slot's mean loss and sums of
+its metrics; `accumulate` adds two such results and nothing else, so that a fixed tree of additions
+gives the same bits on any number of pods; `apply_update` divides by the number of slots summed,
+clips and updates. The order of a group's arrays is that of its names, sorted.
 
 Suffixes: B batch, L length.
 """
@@ -62,7 +63,7 @@ def palm_program(
                 parts.apply_update,
                 ("params", "optimizer", "grads", "metrics"),
                 ("params", "optimizer", "record"),
-                donated=(0, 1, 2),
+                donated=(0, 1),
             ),
             "evaluate": Component(
                 parts.evaluate, ("params", "batch"), ("metrics",), flops=evaluate_flops

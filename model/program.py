@@ -1,7 +1,8 @@
-"""What a training program is: groups of buffers, and components that are pure functions from groups to groups.
+"""What a training program is: groups of buffers, and pure functions from groups to groups.
 
-`Program` says nothing about PaLM: model.bundle writes any program, and model.palm_program builds ours. A component takes the
-arrays of its input groups as flat positional arguments, group after group, and returns a flat tuple likewise.
+`Program` says nothing about PaLM: model.bundle writes any program, and model.palm_program builds
+ours. A component takes the arrays of its input groups as flat positional arguments, group after
+group, and returns a flat tuple likewise.
 """
 
 import dataclasses
@@ -45,7 +46,8 @@ Group = tuple[Buffer, ...]
 class Component:
     """A computation from groups to groups.
 
-    `donated` holds positions in `inputs` whose memory the outputs may take. `flops` is for one call on the whole mesh, or None.
+    `donated` holds positions in `inputs` whose memory the outputs may take. `flops` is for one call
+    on the whole mesh, or None.
     """
 
     function: Callable[..., tuple[jax.Array, ...]]
@@ -59,7 +61,8 @@ class Component:
 class Program:
     """Everything a worker needs to know, apart from how it is written down.
 
-    `facts` are the manifest's other entries (parameters, FLOPs per token and so on); None where a program has no such number.
+    `facts` are the manifest's other entries (parameters, FLOPs per token and so on); None where a
+    program has no such number.
     """
 
     name: str

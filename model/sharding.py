@@ -1,8 +1,9 @@
 """Where every dim of every array lives: one table from logical axes to mesh axes, and one function.
 
-The mesh of a pod has exactly the axes `data` and `model`. Parameters, gradients and optimizer state are fully sharded over
-`data` along the model dim (FSDP: they are gathered as they are used) and over `model` along heads, mlp and vocabulary; the batch
-is split over `data`. The one key and value head of multi-query attention cannot be split. Nothing here knows devices.
+The mesh of a pod has exactly the axes `data` and `model`. Parameters, gradients and optimizer state
+are fully sharded over `data` along the model dim (FSDP: they are gathered as they are used) and
+over `model` along heads, mlp and vocabulary; the batch is split over `data`. The one key and value
+head of multi-query attention cannot be split. Nothing here knows devices.
 """
 
 from collections.abc import Sequence
@@ -12,8 +13,9 @@ from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 MESH_AXES = ("data", "model")
 
-# (logical axis, mesh axis); what is not named is replicated. `embed` is the model dim of a parameter, `residual` that of an
-# activation: PaLM keeps one fully sharded activation per layer (section 4), so it is split over `model`.
+# (logical axis, mesh axis); what is not named is replicated. `embed` is the model dim of a
+# parameter, `residual` that of an activation: PaLM keeps one fully sharded activation per layer
+# (section 4), so it is split over `model`.
 AXIS_RULES = (
     ("batch", "data"),
     ("embed", "data"),
@@ -30,7 +32,7 @@ DimSpec = tuple[tuple[str, ...] | None, ...]
 def dim_spec(
     logical_axes: Sequence[str | None], shape: Sequence[int], mesh_shape: tuple[int, int]
 ) -> DimSpec:
-    """The mesh axes of each dim of an array; a dim its mesh axis does not divide stays replicated along that axis."""
+    """The mesh axes of each dim; a dim its mesh axis does not divide is replicated along that axis."""
     ways = dict(zip(MESH_AXES, mesh_shape, strict=True))
     rules = dict(AXIS_RULES)
     mesh_axes = [rules.get(logical or "") for logical in logical_axes]
@@ -41,7 +43,10 @@ def dim_spec(
 
 
 def abstract_mesh(mesh_shape: tuple[int, int]) -> AbstractMesh:
-    """The mesh without devices. Axis types must be Auto here and at the worker, or calls of exported programs are refused."""
+    """The mesh without devices.
+
+    Axis types must be Auto here and at the worker, or calls of exported programs are refused.
+    """
     return AbstractMesh(mesh_shape, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
 
 
@@ -55,7 +60,8 @@ def constrain(
 ) -> jax.Array:
     """Pins an activation inside a traced function; without a mesh, nothing to pin.
 
-    Inside a program XLA pads uneven splits, so here a dim need not be divisible (PaLM-540B's vocabulary over 12).
+    Inside a program XLA pads uneven splits, so here a dim need not be divisible (PaLM-540B's
+    vocabulary over 12).
     """
     if mesh is None:
         return x
