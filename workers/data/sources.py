@@ -1,0 +1,115 @@
+"""Finds and reads the text files of a source, always in the same order.
+
+A path is a file, a glob (** crosses folders), or "python-stdlib:GLOB": the library of the running
+interpreter, real text that every machine has. From the latter we leave out, on purpose,
+  - site-packages and dist-packages: not the interpreter's own, different on every machine;
+  - folders named test, tests or idle_test, such as test/ and lib2to3/tests/data: many distributions
+    lack them, and they hold files that are deliberately not UTF-8;
+  - _sysconfigdata*.py and config-*/: written when the interpreter was built, with local paths.
+Nothing else is skipped: a file that cannot be read or is not UTF-8 is an error.
+"""
+
+import fnmatch
+import glob
+import os
+import re
+import sysconfig
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from workers.data.errors import DataError
+
+_STDLIB_PREFIX = "python-stdlib:"
+_LEFT_OUT_FOLDERS = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
+_BUILD_PREFIXES = ("_sysconfigdata", "config-")
+
+
+@dataclass(frozen=True)
+class TextSource:
+    name: str
+    paths: Sequence[str]
+
+
+def find_files(source: TextSource) -> list[Path]:
+    """Files of all paths of the source, each once, sorted by path."""
+    found: set[Path] = set()
+    for pattern in source.paths:
+        matches = _match(pattern)
+        if not matches:
+            raise DataError(
+                source.name,
+                f"no file matches {pattern!r}",
+                f"check the path; relative ones start from {os.getcwd()} on the worker",
+            )
+        found.update(matches)
+    return sorted(found)
+
+
+def read_documents(source: TextSource) -> Iterator[bytes]:
+    """The content of each file, as UTF-8; empty files are no documents."""
+    is_empty = True
+    for path in find_files(source):
+        content = _read(source, path)
+        if content:
+            is_empty = False
+            yield content
+    if is_empty:
+        raise DataError(source.name, "every file is empty", "name files that hold text")
+
+
+def _match(pattern: str) -> list[Path]:
+    if pattern.startswith(_STDLIB_PREFIX):
+        return _match_stdlib(pattern.removeprefix(_STDLIB_PREFIX))
+    paths = [Path(match) for match in glob.iglob(pattern, recursive=True, include_hidden=True)]
+    if not paths and Path(pattern).is_file():
+        # A file whose name holds glob characters, named literally.
+        paths = [Path(pattern)]
+    return [path.resolve() for path in paths if path.is_file()]
+
+
+def _match_stdlib(pattern: str) -> list[Path]:
+    root = sysconfig.get_path("stdlib")
+    wanted = re.compile(_regex(pattern))
+    found = []
+    for folder, folders, files in os.walk(root):
+        # Pruned here, not after matching: site-packages may be a hundred times the library.
+        folders[:] = [name for name in folders if _is_library(name)]
+        paths = [os.path.join(folder, name) for name in files if _is_library(name)]
+        found += [Path(path) for path in paths if wanted.fullmatch(os.path.relpath(path, root))]
+    return found
+
+
+def _is_library(name: str) -> bool:
+    return name not in _LEFT_OUT_FOLDERS and not name.startswith(_BUILD_PREFIXES)
+
+
+def _regex(pattern: str) -> str:
+    """Regular expression of a glob in which ** stands for any folders and * crosses none."""
+    *folders, name = pattern.split("/")
+    parts = ["(?:[^/]+/)*" if part == "**" else _part_regex(part) + "/" for part in folders]
+    return "".join(parts) + (".*" if name == "**" else _part_regex(name))
+
+
+def _part_regex(part: str) -> str:
+    return fnmatch.translate(part).removesuffix("\\Z").replace(".*", "[^/]*")
+
+
+def _read(source: TextSource, path: Path) -> bytes:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(
+            source.name,
+            f"cannot read {path}: {error.strerror}",
+            "make it readable for the worker, or leave it out of paths",
+        ) from error
+    try:
+        content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            source.name,
+            f"{path} is not UTF-8 at byte {error.start} ({error.reason})",
+            "convert it to UTF-8, or leave it out of paths",
+        ) from error
+    return content

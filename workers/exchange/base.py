@@ -1,0 +1,119 @@
+"""The seam between a pod and the other pods of its gang.
+
+One method moves gradients: swap() gives this host's contribution to every peer and returns theirs.
+Summing is the caller's (workers.exchange.tree fixes the order). Reasons to stop come as exceptions:
+
+    ExchangeError
+      ExchangeAborted        this side was told to stop: abort, leave, close, a newer generation
+      PeerUnreachable        a peer pod whose contribution is missing cannot be reached any more
+      LeadUnreachable        the lead of this pod cannot be reached to agree on a step
+      ContributionMismatch   a peer sent another number of bytes than the program says
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class StepKey:
+    """What a contribution belongs to."""
+
+    job: str
+    generation: int
+    step: int
+    segment: int = 0
+
+
+@dataclass(frozen=True)
+class Membership:
+    """One generation of a gang as one host sees it; the host itself is in neither mapping."""
+
+    job: str
+    generation: int
+    member_index: int
+    # member index -> host:port of the host with this host's index in that pod
+    peers: Mapping[int, str]
+    # member index -> name of the pod
+    peer_names: Mapping[int, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What was sent to one pod since the exchange was opened."""
+
+    sent_bytes: int = 0
+    sending_seconds: float = 0.0
+    retries: int = 0
+
+
+class ExchangeError(Exception):
+    """Base of everything an exchange raises about the world, as opposed to about its caller."""
+
+
+class ExchangeAborted(ExchangeError):
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class PeerUnreachable(ExchangeError):
+    def __init__(self, member_index: int, pod: str, detail: str) -> None:
+        super().__init__(f"pod {pod} (member {member_index}) cannot be reached: {detail}")
+        self.member_index = member_index
+        self.pod = pod
+        self.detail = detail
+
+
+class LeadUnreachable(ExchangeError):
+    def __init__(self, address: str, detail: str) -> None:
+        super().__init__(f"the lead of this pod at {address} cannot be reached: {detail}")
+        self.address = address
+        self.detail = detail
+
+
+class ContributionMismatch(ExchangeError):
+    def __init__(self, key: StepKey, member_index: int, expected: int, announced: int) -> None:
+        super().__init__(
+            f"step {key.step} segment {key.segment} of job {key.job}: member {member_index} sends"
+            f" {announced} bytes, the program says {expected}; do both pods run the same bundle?"
+        )
+        self.member_index = member_index
+
+
+class GradientExchange(Protocol):
+    """Every method but swap() returns at once; all may be called from any thread."""
+
+    def join(self, membership: Membership) -> None:
+        """Enter a generation and drop earlier ones of that job. Join before compiling: from then on
+        early contributions of faster peers are taken in instead of being held back at the peer."""
+        ...
+
+    def swap(
+        self, key: StepKey, outgoing: Sequence[memoryview], incoming_bytes: Mapping[int, int]
+    ) -> Mapping[int, memoryview]:
+        """Send the concatenation of outgoing to every peer; return theirs when all are there.
+
+        Blocks, for as long as a peer takes to start. The views must be C-contiguous; they are read
+        only during the call. The returned memory is writable and belongs to the caller.
+        Raises ExchangeAborted, PeerUnreachable or ContributionMismatch; then nothing was returned,
+        and peers may or may not hold this contribution.
+        """
+        ...
+
+    def abort(self, job: str, generation: int, reason: str) -> None:
+        """Make the current and every later swap of the generation raise ExchangeAborted."""
+        ...
+
+    def leave(self, job: str, generation: int) -> None:
+        """Free every buffer of the generation; what peers still miss is delivered first, behind the
+        caller's back, unless the generation was aborted."""
+        ...
+
+    def traffic(self) -> Mapping[str, Traffic]:
+        """Cumulative, by pod name."""
+        ...
+
+    def close(self) -> None:
+        """Deliver what was left behind by leave(), then stop; waiting swaps are aborted."""
+        ...

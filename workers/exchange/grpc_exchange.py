@@ -1,0 +1,211 @@
+"""The exchange over gRPC: one server per host, one stream per peer and generation.
+
+Receiving is workers.exchange.inbox behind service, sending is outbox behind sender; here they are
+put together and generations come and go. Memory held per generation: at most two steps of the own
+contribution (the one under way and the one before it, for sending again) and at most two steps of
+every peer's, besides what gRPC buffers per stream (a few MiB).
+"""
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from protos import link_pb2, link_pb2_grpc
+from workers.exchange.agreement import StepAgreement
+from workers.exchange.base import ExchangeAborted, Membership, StepKey, Traffic
+from workers.exchange.channel import SERVER_OPTIONS
+from workers.exchange.emulator import LinkEmulator
+from workers.exchange.frames import cut
+from workers.exchange.inbox import DroppedChunks, Inbox
+from workers.exchange.outbox import Outbox
+from workers.exchange.sender import Link, PeerAddress, PeerStream
+from workers.exchange.service import LinkServicer
+
+# A stream occupies a thread for as long as its generation lives, an agreement for as long as it
+# waits: enough for 16 jobs of 8 pods. Calls beyond it are refused with RESOURCE_EXHAUSTED.
+_MAX_CALLS = 128
+
+# close() waits this long for the contributions of generations that were left to reach the peers.
+_DRAIN_SECONDS = 10.0
+
+
+@dataclass
+class _Sending:
+    outbox: Outbox
+    streams: list[PeerStream] = field(default_factory=list)
+
+    def cancel(self) -> None:
+        self.outbox.cancel()
+        for stream in self.streams:
+            stream.cancel()
+
+    def drain(self) -> None:
+        for stream in self.streams:
+            stream.wait_ended()
+            stream.close()
+        self.outbox.cancel()
+
+
+class GrpcExchange:
+    def __init__(
+        self,
+        listen: str,
+        emulator: LinkEmulator | None = None,
+        agreement: StepAgreement | None = None,
+    ) -> None:
+        """listen is host:port, port 0 takes a free one; agreement is given at the lead of a pod of
+        several hosts. Raises OSError when the address cannot be bound."""
+        self._inbox = Inbox()
+        self._link = Link(emulator)
+        self._agreement = agreement
+        self._lock = threading.Lock()
+        self._sending: dict[tuple[str, int], _Sending] = {}
+        self._draining: dict[threading.Thread, _Sending] = {}
+        self._handlers = ThreadPoolExecutor(_MAX_CALLS, thread_name_prefix="link")
+        self._server = self._build_server()
+        self.port = _bind(self._server, listen)
+        self._server.start()
+
+    def join(self, membership: Membership) -> None:
+        job, generation = membership.job, membership.generation
+        self._inbox.join(membership)
+        sending = _Sending(Outbox(membership.peers))
+        sending.streams.extend(self._open_streams(membership, sending.outbox))
+        with self._lock:
+            earlier = [at for at in self._sending if at[0] == job]
+            superseded = [self._sending.pop(at) for at in earlier]
+            self._sending[job, generation] = sending
+        for old in superseded:
+            old.cancel()
+            self._drain(old)
+
+    def swap(
+        self, key: StepKey, outgoing: Sequence[memoryview], incoming_bytes: Mapping[int, int]
+    ) -> Mapping[int, memoryview]:
+        membership = self._inbox.begin(key)
+        if incoming_bytes.keys() != membership.peers.keys():
+            raise ValueError(
+                f"{key}: incoming_bytes names members {sorted(incoming_bytes)},"
+                f" the peers are {sorted(membership.peers)}"
+            )
+        if membership.peers:
+            self._post(key, membership, outgoing)
+        return self._inbox.collect(key, incoming_bytes)
+
+    def abort(self, job: str, generation: int, reason: str) -> None:
+        self._inbox.abort(job, generation, reason)
+        with self._lock:
+            sending = self._sending.get((job, generation))
+        if sending is not None:
+            sending.cancel()
+
+    def leave(self, job: str, generation: int) -> None:
+        self._inbox.leave(job, generation)
+        with self._lock:
+            sending = self._sending.pop((job, generation), None)
+        if sending is not None:
+            sending.outbox.finish()
+            self._drain(sending)
+
+    def traffic(self) -> Mapping[str, Traffic]:
+        return self._link.meter.snapshot()
+
+    def dropped(self) -> DroppedChunks:
+        """Chunks that arrived and were not taken, since the exchange was opened."""
+        return self._inbox.dropped()
+
+    def held_bytes(self) -> int:
+        """Payload held now, incoming and outgoing, and what leave() left to be delivered."""
+        with self._lock:
+            sendings = [*self._sending.values(), *self._draining.values()]
+        return self._inbox.held_bytes() + sum(sending.outbox.held_bytes() for sending in sendings)
+
+    def close(self) -> None:
+        with self._lock:
+            open_generations = list(self._sending.items())
+            self._sending.clear()
+        for (job, generation), sending in open_generations:
+            self._inbox.abort(job, generation, "the exchange is closed")
+            sending.cancel()
+            self._drain(sending)
+        self._finish_draining()
+        self._inbox.close()
+        if self._agreement is not None:
+            self._agreement.close()
+        self._server.stop(grace=None).wait()
+        self._handlers.shutdown()
+
+    def _build_server(self) -> grpc.Server:
+        server = grpc.server(
+            self._handlers, options=SERVER_OPTIONS, maximum_concurrent_rpcs=_MAX_CALLS
+        )
+        link_pb2_grpc.add_LinkServiceServicer_to_server(
+            LinkServicer(self._inbox, self._agreement), server
+        )
+        status = health.HealthServicer()
+        for service in ("", link_pb2.DESCRIPTOR.services_by_name["LinkService"].full_name):
+            status.set(service, health_pb2.HealthCheckResponse.SERVING)
+        health_pb2_grpc.add_HealthServicer_to_server(status, server)
+        return server
+
+    def _open_streams(self, membership: Membership, outbox: Outbox) -> list[PeerStream]:
+        job, generation = membership.job, membership.generation
+        return [
+            PeerStream(
+                PeerAddress(member, membership.peer_names[member], address),
+                outbox,
+                self._link,
+                newest_step=partial(self._inbox.newest_step, job, generation, member),
+                lost=partial(self._inbox.mark_unreachable, job, generation, member),
+            )
+            for member, address in membership.peers.items()
+        ]
+
+    def _post(self, key: StepKey, membership: Membership, outgoing: Sequence[memoryview]) -> None:
+        with self._lock:
+            sending = self._sending.get((key.job, key.generation))
+        if sending is None:
+            raise ExchangeAborted(f"generation {key.generation} of job {key.job} is over here")
+        sending.outbox.trim(
+            min(self._inbox.newest_step(key.job, key.generation, m) for m in membership.peers)
+        )
+        for frame in cut(key, membership.member_index, outgoing):
+            if not sending.outbox.append(frame):
+                return
+
+    def _drain(self, sending: _Sending) -> None:
+        thread = threading.Thread(target=self._drain_and_forget, args=(sending,), daemon=True)
+        with self._lock:
+            self._draining[thread] = sending
+        thread.start()
+
+    def _drain_and_forget(self, sending: _Sending) -> None:
+        sending.drain()
+        with self._lock:
+            self._draining.pop(threading.current_thread())
+
+    def _finish_draining(self) -> None:
+        deadline = time.monotonic() + _DRAIN_SECONDS
+        with self._lock:
+            draining = list(self._draining.items())
+        for thread, sending in draining:
+            thread.join(max(0.0, deadline - time.monotonic()))
+            if thread.is_alive():
+                sending.cancel()
+                thread.join()
+
+
+def _bind(server: grpc.Server, listen: str) -> int:
+    try:
+        return server.add_insecure_port(listen)
+    except RuntimeError as error:
+        raise OSError(
+            f"cannot listen on {listen} for the link: {error}; is the port taken, is the address"
+            " one of this machine's?"
+        ) from error
