@@ -1,0 +1,144 @@
+"""Between the wire and the host: the only file of the workers that knows control messages' fields."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+
+from protos import control_pb2 as pb
+from workers.exchange.base import Traffic
+from workers.orders import (
+    Applied,
+    Assignment,
+    Faulted,
+    Inventory,
+    JobOrder,
+    Member,
+    Phase,
+    Ready,
+    Released,
+    Report,
+    StepRecord,
+)
+
+PROTOCOL_VERSION = 1
+
+_PEAK_SOURCES = {
+    "unknown": pb.PEAK_SOURCE_UNKNOWN,
+    "table": pb.PEAK_SOURCE_TABLE,
+    "calibrated": pb.PEAK_SOURCE_CALIBRATED,
+}
+
+_PHASES = {
+    Phase.FETCH: pb.PHASE_FETCH,
+    Phase.DATA: pb.PHASE_DATA,
+    Phase.COMPILE: pb.PHASE_COMPILE,
+    Phase.COMPUTE: pb.PHASE_COMPUTE,
+    Phase.EXCHANGE: pb.PHASE_EXCHANGE,
+}
+
+
+def assignment_of(message: pb.GrantWindow | pb.StopJob | pb.PrepareJob) -> Assignment:
+    return Assignment(message.job, message.generation)
+
+
+def decode_order(message: pb.PrepareJob, host_index: int) -> JobOrder:
+    """What to run, with the peers' hosts of this host's index."""
+    return JobOrder(
+        assignment=assignment_of(message),
+        bundle_digest=message.bundle_digest,
+        members=tuple(
+            Member(m.pod, m.first_slot, m.end_slot, m.link_addresses[host_index])
+            for m in message.members
+        ),
+        member_index=message.member_index,
+        num_slots=message.num_slots,
+        seed=message.seed,
+        data=json.loads(message.data_json),
+        digest_every=message.digest_every_steps,
+        target_steps=message.target_steps,
+    )
+
+
+def encode_report(report: Report) -> pb.HostEvent:
+    match report:
+        case Inventory():
+            return pb.HostEvent(inventory=_inventory(report))
+        case Ready(assignment):
+            ready = pb.ProgramReady(
+                job=assignment.job,
+                generation=assignment.generation,
+                ready_seconds=report.ready_seconds,
+                compile_seconds=report.compile_seconds,
+                dataset_digest=report.dataset_digest,
+                epoch_steps=report.epoch_steps,
+                device_bytes=report.device_bytes,
+            )
+            return pb.HostEvent(program_ready=ready)
+        case Applied(assignment, records):
+            applied = pb.StepsApplied(
+                job=assignment.job,
+                generation=assignment.generation,
+                records=[_record(record) for record in records],
+            )
+            return pb.HostEvent(steps_applied=applied)
+        case Faulted(assignment):
+            fault = pb.JobFaulted(
+                job=assignment.job,
+                generation=assignment.generation,
+                phase=_PHASES[report.phase],
+                step=report.step,
+                message=report.message,
+                suspect_pod=report.suspect_pod,
+            )
+            return pb.HostEvent(job_faulted=fault)
+        case Released(assignment, applied_step):
+            released = pb.JobReleased(
+                job=assignment.job, generation=assignment.generation, applied_step=applied_step
+            )
+            return pb.HostEvent(job_released=released)
+
+
+def encode_heartbeat(traffic: Mapping[str, Traffic]) -> pb.HostEvent:
+    peers = [
+        pb.LinkTraffic(
+            peer_pod=pod,
+            sent_bytes=sent.sent_bytes,
+            sending_seconds=sent.sending_seconds,
+            retries=sent.retries,
+        )
+        for pod, sent in traffic.items()
+    ]
+    return pb.HostEvent(heartbeat=pb.Heartbeat(link_traffic=peers))
+
+
+def _inventory(inventory: Inventory) -> pb.HostInventory:
+    return pb.HostInventory(
+        platform=inventory.platform,
+        device_kind=inventory.device_kind,
+        num_devices=inventory.num_devices,
+        device_memory_bytes=inventory.device_memory_bytes,
+        peak_flops_per_second=inventory.peak_flops_per_second,
+        peak_source=_PEAK_SOURCES[inventory.peak_source],
+        versions=inventory.versions,
+    )
+
+
+def _record(record: StepRecord) -> pb.StepRecord:
+    """A program that has no such figure reports NaN, which readers see as null."""
+    values = record.values
+    return pb.StepRecord(
+        step=record.step,
+        time_unix_seconds=record.time,
+        loss=values.get("loss", math.nan),
+        grad_norm=values.get("grad_norm", math.nan),
+        learning_rate=values.get("learning_rate", math.nan),
+        seconds=record.seconds,
+        compute_seconds=record.compute_seconds,
+        exchange_seconds=record.exchange_seconds,
+        exposed_seconds=record.exposed_seconds,
+        data_wait_seconds=record.data_wait_seconds,
+        link_bytes=record.link_bytes,
+        state_sha256=record.state_sha256,
+    )

@@ -1,0 +1,198 @@
+"""The control side of a host: dials the controller, obeys, reports. Never touches a device.
+
+The stream is dialled again with back-off when it breaks; a job that was running then is left, because
+the controller counts a host that is gone as lost. The process ends when it is dismissed or told to stop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import os
+import random
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import grpc
+
+from protos import control_pb2 as pb
+from protos import control_pb2_grpc, program_pb2, program_pb2_grpc
+from workers import controller_client as codec
+from workers.exchange.base import GradientExchange
+from workers.executor import Executor
+from workers.orders import Applied, Assignment, Faulted, JobOrder, Phase, Released, Report
+
+logger = logging.getLogger(__name__)
+
+# The controller's server allows pings every 10 s or more rarely (controller.runtime.host_service).
+CHANNEL_OPTIONS = (
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.max_receive_message_length", 16 << 20),
+)
+
+REDIAL_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0)
+REDIAL_LIMIT_SECONDS = 600.0
+"""A host that finds no controller for ten minutes is an orphan and ends."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class HostIdentity:
+    """What a host says of itself when it dials."""
+
+    pod: str
+    index: int
+    num_hosts: int
+    link_address: str
+    coordinator_address: str
+    join_token: str = dataclasses.field(repr=False)
+    incarnation: str = dataclasses.field(default_factory=lambda: secrets.token_hex(8))
+
+
+class Host:
+    """One host process, from the controller's point of view."""
+
+    def __init__(
+        self,
+        controller: str,
+        identity: HostIdentity,
+        executor: Executor,
+        exchange: GradientExchange,
+        assemble: Callable[[pb.AssemblePod], Awaitable[Report]],
+    ) -> None:
+        """`assemble` initialises the accelerators once and tells what there is."""
+        self._controller = controller
+        self._identity = identity
+        self._executor = executor
+        self._exchange = exchange
+        self._assemble = assemble
+        self._outbox: asyncio.Queue[pb.HostEvent] = asyncio.Queue()
+        self._heartbeat_seconds = 1.0
+        self._fetches: dict[Assignment, asyncio.Task[None]] = {}
+        self._assembly: asyncio.Task[None] | None = None
+
+    def report(self, report: Report) -> None:
+        """Send a report up; on the event loop's thread."""
+        if self._identity.index == 0 or not _is_for_lead_only(report):
+            self._outbox.put_nowait(codec.encode_report(report))
+
+    async def run(self) -> None:
+        """Serve until dismissed, or until no controller was found for REDIAL_LIMIT_SECONDS."""
+        clock = asyncio.get_running_loop().time
+        attempt, lost_at = 0, clock()
+        while clock() - lost_at < REDIAL_LIMIT_SECONDS:
+            try:
+                async with grpc.aio.insecure_channel(self._controller, CHANNEL_OPTIONS) as channel:
+                    async for command in self._attach(channel):
+                        attempt, lost_at = 0, clock()
+                        if command.HasField("dismiss"):
+                            logger.warning("dismissed: %s", command.dismiss.reason)
+                            return
+                        await self._obey(command, channel)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                    raise
+            self._executor.stop_all("the controller is out of reach")
+            delay = REDIAL_SECONDS[min(attempt, len(REDIAL_SECONDS) - 1)]
+            attempt += 1
+            # Jitter keeps the hosts of a fleet from dialling a restarted controller all at once.
+            await asyncio.sleep(delay * random.uniform(0.5, 1.5))
+        logger.error("no controller at %s; giving up", self._controller)
+
+    async def _attach(self, channel: grpc.aio.Channel) -> AsyncIterator[pb.HostCommand]:
+        self._outbox = asyncio.Queue()
+        stub = control_pb2_grpc.ControlServiceStub(channel)
+        call = stub.Attach(self._events(), wait_for_ready=False)
+        beat = asyncio.create_task(self._beat())
+        try:
+            async for command in call:
+                yield command
+        finally:
+            beat.cancel()
+            call.cancel()
+
+    async def _events(self) -> AsyncIterator[pb.HostEvent]:
+        outbox = self._outbox
+        yield pb.HostEvent(hello=self._hello())
+        while True:
+            yield await outbox.get()
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(self._heartbeat_seconds)
+            self._outbox.put_nowait(codec.encode_heartbeat(self._exchange.traffic()))
+
+    async def _obey(self, command: pb.HostCommand, channel: grpc.aio.Channel) -> None:
+        match command.WhichOneof("command"):
+            case "assemble_pod":
+                self._heartbeat_seconds = command.assemble_pod.heartbeat_interval_seconds
+                self._assembly = asyncio.create_task(
+                    self._assemble_and_report(command.assemble_pod)
+                )
+            case "prepare_job":
+                order = codec.decode_order(command.prepare_job, self._identity.index)
+                fetch = asyncio.create_task(self._fetch_and_prepare(order, channel))
+                self._fetches[order.assignment] = fetch
+                fetch.add_done_callback(lambda _: self._fetches.pop(order.assignment, None))
+            case "grant_window":
+                grant = command.grant_window
+                self._executor.grant(codec.assignment_of(grant), grant.last_step)
+            case "stop_job":
+                self._stop(codec.assignment_of(command.stop_job), command.stop_job.reason)
+
+    def _stop(self, assignment: Assignment, reason: str) -> None:
+        """A job whose bundle is still being fetched has not reached the executor."""
+        fetch = self._fetches.get(assignment)
+        if fetch is not None and fetch.cancel():
+            self.report(Released(assignment, 0))
+        else:
+            self._executor.stop(assignment, reason)
+
+    async def _assemble_and_report(self, order: pb.AssemblePod) -> None:
+        try:
+            inventory = await self._assemble(order)
+        except Exception:
+            logger.exception("the accelerators cannot be initialised")
+            os._exit(1)
+        self.report(inventory)
+
+    async def _fetch_and_prepare(self, order: JobOrder, channel: grpc.aio.Channel) -> None:
+        try:
+            bundle = await self._fetch(order.bundle_digest, channel)
+        except grpc.aio.AioRpcError as error:
+            message = f"bundle {order.bundle_digest} cannot be fetched: {error.details()}"
+            self.report(Faulted(order.assignment, Phase.FETCH, 0, message))
+            self.report(Released(order.assignment, 0))
+            return
+        self._executor.prepare(order, bundle)
+
+    async def _fetch(self, digest: str, channel: grpc.aio.Channel) -> bytes:
+        stub = program_pb2_grpc.ProgramServiceStub(channel)
+        call = stub.FetchBundle(
+            program_pb2.FetchBundleRequest(digest=digest),
+            metadata=(("join-token", self._identity.join_token),),
+            timeout=600,
+        )
+        return b"".join([part.data async for part in call])
+
+    def _hello(self) -> pb.HostHello:
+        identity = self._identity
+        return pb.HostHello(
+            protocol_version=codec.PROTOCOL_VERSION,
+            pod=identity.pod,
+            host_index=identity.index,
+            num_hosts=identity.num_hosts,
+            incarnation=identity.incarnation,
+            link_address=identity.link_address,
+            coordinator_address=identity.coordinator_address,
+            pid=os.getpid(),
+            join_token=identity.join_token,
+        )
+
+
+def _is_for_lead_only(report: Report) -> bool:
+    """All hosts of a pod see the same steps; one of them tells."""
+    return isinstance(report, Applied)

@@ -1,0 +1,119 @@
+"""What a host is told and what it reports: plain data between the control side and the executor."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Mapping
+
+
+class Phase(enum.Enum):
+    """What a host does for a job, in order."""
+
+    FETCH = "fetch"
+    DATA = "data"
+    COMPILE = "compile"
+    COMPUTE = "compute"
+    EXCHANGE = "exchange"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Assignment:
+    """A generation of a job."""
+
+    job: str
+    generation: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Member:
+    """One pod of the gang: its slots [first_slot, end_slot) and its host with this host's index."""
+
+    pod: str
+    first_slot: int
+    end_slot: int
+    link_address: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class JobOrder:
+    """Everything about what to run; grants say how far."""
+
+    assignment: Assignment
+    bundle_digest: str
+    members: tuple[Member, ...]
+    member_index: int
+    num_slots: int
+    seed: int
+    data: Mapping[str, object]
+    digest_every: int
+    target_steps: int
+
+    @property
+    def me(self) -> Member:
+        return self.members[self.member_index]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Inventory:
+    """The accelerators of this host."""
+
+    platform: str
+    device_kind: str
+    num_devices: int
+    device_memory_bytes: int
+    """0 when unknown."""
+    peak_flops_per_second: Mapping[str, float]
+    """All devices of the host together, by compute dtype; empty when unknown."""
+    peak_source: str
+    versions: Mapping[str, str]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Ready:
+    assignment: Assignment
+    ready_seconds: float
+    compile_seconds: float
+    dataset_digest: str
+    epoch_steps: int
+    device_bytes: Mapping[str, int]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StepRecord:
+    """One applied step. Durations in seconds; `values` are the program's record fields."""
+
+    step: int
+    time: float
+    values: Mapping[str, float]
+    seconds: float
+    compute_seconds: float
+    exchange_seconds: float
+    exposed_seconds: float
+    data_wait_seconds: float
+    link_bytes: int
+    state_sha256: bytes
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Applied:
+    assignment: Assignment
+    records: tuple[StepRecord, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Faulted:
+    assignment: Assignment
+    phase: Phase
+    step: int
+    message: str
+    suspect_pod: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Released:
+    assignment: Assignment
+    applied_step: int
+
+
+Report = Inventory | Ready | Applied | Faulted | Released

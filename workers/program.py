@@ -1,0 +1,170 @@
+"""A bundle made runnable on this host's devices. Contains no model: everything comes from the manifest.
+
+A bundle is a zip of manifest.json and one serialized jax.export program per component. Components take
+and return groups of arrays in the order the manifest gives; here they become compiled functions over
+lists of groups.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import math
+import zipfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax import export
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+FORMAT = "landbridge.bundle/1"
+
+Group = Sequence[jax.Array]
+
+
+class BundleError(Exception):
+    """The bundle is not what it should be, or does not fit this host."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Buffer:
+    """One array of a group."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    sharding: NamedSharding
+
+    @property
+    def struct(self) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(self.shape, self.dtype, sharding=self.sharding)
+
+
+class Component:
+    """A compiled function over groups of arrays."""
+
+    def __init__(
+        self, compiled: jax.stages.Compiled, output_sizes: Sequence[int]
+    ) -> None:
+        self._compiled = compiled
+        self._cuts = np.cumsum([0, *output_sizes]).tolist()
+
+    def __call__(self, *groups: Group) -> list[Group]:
+        """Returns at once with arrays in the making. Donated groups must not be used again."""
+        outputs = self._compiled(*(array for group in groups for array in group))
+        return [outputs[a:b] for a, b in zip(self._cuts, self._cuts[1:], strict=False)]
+
+    @property
+    def device_bytes(self) -> dict[str, int]:
+        """Bytes per device as the compiler planned them; empty where it does not say."""
+        analysis = self._compiled.memory_analysis()
+        if analysis is None:
+            return {}
+        return {
+            "arguments": analysis.argument_size_in_bytes,
+            "temporaries": analysis.temp_size_in_bytes,
+        }
+
+
+class Program:
+    """The components of a bundle, compiled for a mesh of this pod's devices."""
+
+    def __init__(self, manifest: Mapping[str, Any], components: Mapping[str, Component],
+                 groups: Mapping[str, list[Buffer]]) -> None:
+        self.manifest = manifest
+        self.components = components
+        self.groups = groups
+        self.record_fields: list[str] = manifest["groups"]["record"][0]["fields"]
+
+    @property
+    def sequence_length(self) -> int | None:
+        """Tokens of a sequence; None when the program takes no data."""
+        return self.groups["batch"][0].shape[1] if self.groups.get("batch") else None
+
+    @property
+    def microbatch(self) -> int:
+        return self.groups["batch"][0].shape[0] if self.groups.get("batch") else 0
+
+    @property
+    def has_gradients(self) -> bool:
+        return "forward_backward" in self.components
+
+
+def read_bundle(data: bytes, digest: str) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Manifest and component bytes; BundleError when the bytes are not those of the digest."""
+    seen = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    if seen != digest:
+        raise BundleError(f"the bytes have digest {seen} and not {digest}; fetch the bundle again")
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            manifest = json.loads(archive.read("manifest.json"))
+            if manifest["format"] != FORMAT:
+                raise BundleError(f"format {manifest['format']!r} is not {FORMAT!r}")
+            parts = {
+                name: archive.read(component["file"])
+                for name, component in manifest["components"].items()
+            }
+    except (zipfile.BadZipFile, KeyError, json.JSONDecodeError) as error:
+        raise BundleError(f"{digest} is no bundle: {error}") from error
+    return manifest, parts
+
+
+def pod_mesh(manifest: Mapping[str, Any]) -> Mesh:
+    """The mesh the program wants, of all devices of the pod; Auto axes as the program was lowered."""
+    shape, axes = manifest["mesh"]["shape"], manifest["mesh"]["axes"]
+    devices = jax.devices()
+    if math.prod(shape) != len(devices):
+        raise BundleError(
+            f"the program is for a mesh {dict(zip(axes, shape, strict=True))} of "
+            f"{math.prod(shape)} devices, the pod has {len(devices)}"
+        )
+    platform = manifest["platform"]
+    if devices[0].platform != _platform_of(platform):
+        raise BundleError(f"the program is for {platform}, the pod has {devices[0].platform}")
+    return Mesh(np.array(devices).reshape(shape), axes, axis_types=(AxisType.Auto,) * len(axes))
+
+
+def load(manifest: Mapping[str, Any], parts: Mapping[str, bytes]) -> Program:
+    """Compile every component for this pod's devices."""
+    mesh = pod_mesh(manifest)
+    groups = {
+        name: [_buffer(entry, mesh) for entry in entries]
+        for name, entries in manifest["groups"].items()
+    }
+    components = {
+        name: _compile(parts[name], entry, groups)
+        for name, entry in manifest["components"].items()
+    }
+    return Program(manifest, components, groups)
+
+
+def _compile(part: bytes, entry: Mapping[str, Any], groups: Mapping[str, list[Buffer]]) -> Component:
+    exported = export.deserialize(bytearray(part))
+    inputs = [groups[name] for name in entry["inputs"]]
+    starts = np.cumsum([0, *(len(group) for group in inputs)])
+    donated = [i for g in entry["donated"] for i in range(starts[g], starts[g + 1])]
+    structs = [buffer.struct for group in inputs for buffer in group]
+    outputs = tuple(buffer.sharding for name in entry["outputs"] for buffer in groups[name])
+    # Donation is not part of an exported program: it is said again at the call.
+    function = jax.jit(exported.call, donate_argnums=donated, out_shardings=outputs)
+    compiled = function.lower(*structs).compile()
+    return Component(compiled, [len(groups[name]) for name in entry["outputs"]])
+
+
+def _buffer(entry: Mapping[str, Any], mesh: Mesh) -> Buffer:
+    spec = PartitionSpec(*(tuple(axes) if axes else None for axes in entry["spec"]))
+    return Buffer(
+        entry["name"],
+        tuple(entry["shape"]),
+        jax.numpy.dtype(entry["dtype"]),
+        NamedSharding(mesh, spec),
+    )
+
+
+def _platform_of(name: str) -> str:
+    """jax.export says cuda where devices say gpu."""
+    return "gpu" if name in {"cuda", "rocm"} else name
