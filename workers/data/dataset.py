@@ -89,5 +89,5 @@ def _refuse_mixing(entries: Sequence[Mapping[str, Any]]) -> None:
 def _digest(tokens: np.ndarray, tokenizer_identity: str) -> str:
     little_endian = tokens if sys.byteorder == "little" else tokens.byteswap()
     stream = hashlib.sha256(f"{tokenizer_identity}\n".encode())
-    stream.update(memoryview(np.ascontiguousarray(little_endian)).cast("B"))
+    stream.update(little_endian.tobytes())
     return f"sha256:{stream.hexdigest()}"

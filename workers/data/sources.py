@@ -12,7 +12,6 @@ Nothing else is skipped: a file that cannot be read or is not UTF-8 is an error.
 import fnmatch
 import glob
 import os
-import re
 import sysconfig
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -70,13 +69,14 @@ def _match(pattern: str) -> list[Path]:
 
 def _match_stdlib(pattern: str) -> list[Path]:
     root = sysconfig.get_path("stdlib")
-    wanted = re.compile(_regex(pattern))
+    patterns = pattern.split("/")
     found = []
     for folder, folders, files in os.walk(root):
         # Pruned here, not after matching: site-packages may be a hundred times the library.
         folders[:] = [name for name in folders if _is_library(name)]
-        paths = [os.path.join(folder, name) for name in files if _is_library(name)]
-        found += [Path(path) for path in paths if wanted.fullmatch(os.path.relpath(path, root))]
+        inner = os.path.relpath(folder, root).split(os.sep) if folder != root else []
+        names = [name for name in files if _is_library(name)]
+        found += [Path(folder, name) for name in names if _matches([*inner, name], patterns)]
     return found
 
 
@@ -84,15 +84,16 @@ def _is_library(name: str) -> bool:
     return name not in _LEFT_OUT_FOLDERS and not name.startswith(_BUILD_PREFIXES)
 
 
-def _regex(pattern: str) -> str:
-    """Regular expression of a glob in which ** stands for any folders and * crosses none."""
-    *folders, name = pattern.split("/")
-    parts = ["(?:[^/]+/)*" if part == "**" else _part_regex(part) + "/" for part in folders]
-    return "".join(parts) + (".*" if name == "**" else _part_regex(name))
-
-
-def _part_regex(part: str) -> str:
-    return fnmatch.translate(part).removesuffix("\\Z").replace(".*", "[^/]*")
+def _matches(parts: Sequence[str], patterns: Sequence[str]) -> bool:
+    if not patterns:
+        return not parts
+    if patterns[0] == "**":
+        return _matches(parts, patterns[1:]) or (bool(parts) and _matches(parts[1:], patterns))
+    return (
+        bool(parts)
+        and fnmatch.fnmatchcase(parts[0], patterns[0])
+        and _matches(parts[1:], patterns[1:])
+    )
 
 
 def _read(source: TextSource, path: Path) -> bytes:

@@ -103,6 +103,7 @@ class LoopbackExchange:
     def _drop(self, job: str, generation: int) -> None:
         membership = self._joined.get(job)
         self._over[job] = max(self._over.get(job, -1), generation)
+        self._aborted.pop((job, generation), None)
         if membership is None or membership.generation != generation:
             return
         del self._joined[job]
