@@ -54,7 +54,7 @@ def manifest(program: Program, platform: str) -> dict[str, Any]:
 def export_component(program: Program, component: Component, platform: str) -> bytes:
     """Portable StableHLO of one component for one platform, with its shardings inside."""
     mesh = abstract_mesh(program.mesh_shape)
-    inputs, outputs = program.buffers(component.inputs), program.buffers(component.outputs)
+    inputs, outputs = (program.buffers(component.inputs), program.buffers(component.outputs))
     jitted = jax.jit(
         component.function,
         in_shardings=tuple(named_sharding(buffer.spec, mesh) for buffer in inputs),

@@ -107,7 +107,7 @@ class SlotConfig:
 _PRESET_FIELDS: dict[str, dict[str, Any]] = {
     # A byte vocabulary: 256 bytes, end-of-document 256, padded to a multiple of 32.
     "palm-tiny": {
-        "num_layers": 4, "model_dim": 128, "num_heads": 8, "head_dim": 32, "vocab_size": 288,
+        "num_layers": 4, "model_dim": 128, "num_heads": 4, "head_dim": 64, "vocab_size": 288,
         "remat": "none", "compute_dtype": "float32",
     },
     "palm-8b": {
@@ -168,7 +168,7 @@ def problems(request: Mapping[str, Any], *, mesh_pointer: str = "/mesh") -> list
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class MeshConfig:
-    """The devices of a pod: `data` groups split the batch, `model` devices in each split the layers."""
+    """A pod's devices: `data` groups split the batch, `model` devices in each split the layers."""
 
     data: int = integer(at_least=1, at_most=1 << 20, default=1)
     model: int = integer(at_least=1, at_most=1 << 20, default=1)

@@ -14,11 +14,15 @@ import numpy as np
 
 LANES = 4
 # Odd constants: the 32-bit golden ratio and the two of murmur3's finaliser.
-_GOLDEN, _MURMUR_1, _MURMUR_2 = np.uint32(0x9E3779B9), np.uint32(0x85EBCA6B), np.uint32(0xC2B2AE35)
+_GOLDEN, _MURMUR_1, _MURMUR_2 = (
+    np.uint32(0x9E3779B9),
+    np.uint32(0x85EBCA6B),
+    np.uint32(0xC2B2AE35),
+)
 
 
 def digest(arrays: Sequence[jax.Array]) -> jax.Array:
-    """uint32 [LANES * len(arrays)]: the lanes of each array in turn, so they also say which differs."""
+    """uint32 [LANES * len(arrays)]: the lanes of each array in turn, so they say which differs."""
     return jnp.concatenate([_lanes(array) for array in arrays])
 
 

@@ -86,8 +86,9 @@ def _value_problem(value: Any, rule: Mapping[str, Any]) -> tuple[str, str] | Non
     # bool is an int in Python; nobody means `num_layers: true`.
     allowed = (int,) if rule["kind"] == "integer" else (int, float)
     if isinstance(value, bool) or not isinstance(value, allowed) or not math.isfinite(value):
-        return f"expected a{'n' * (allowed == (int,))} {rule['kind']}, got {value!r:.60}", (
-            f"a value from {rule['at_least']} to {rule['at_most']}"
+        return (
+            f"expected a{'n' * (allowed == (int,))} {rule['kind']}, got {value!r:.60}",
+            (f"a value from {rule['at_least']} to {rule['at_most']}"),
         )
     if not rule["at_least"] <= value <= rule["at_most"]:
         return f"{value!r:.60} is out of range", (

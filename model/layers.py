@@ -12,10 +12,15 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from model.attention import attend
 from model.config import ModelConfig
+from model.products import project
 
 _NORM_EPSILON = 1e-6
 _ROTARY_BASE = 10_000.0
+
+# Cosines and sines [L, P], P = K / 2.
+Rotary = tuple[jax.Array, jax.Array]
 
 
 def kernel(
@@ -45,35 +50,22 @@ class Norm(nnx.Module):
         return (normal_BLD * self.scale[...]).astype(x_BLD.dtype)
 
 
-def rotate(x_BLHK: jax.Array) -> jax.Array:
-    """Rotary position embedding: pair (i, i + K/2) of position l turns by l / base^(2i/K)."""
-    length, head_dim = x_BLHK.shape[1], x_BLHK.shape[3]
+def rotary_table(length: int, head_dim: int) -> Rotary:
+    """Cosines and sines of the angles l / base^(2i/K); computed once for all layers."""
     frequency_P = _ROTARY_BASE ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
     angle_LP = jnp.arange(length, dtype=jnp.float32)[:, None] * frequency_P
-    cos_L1P = jnp.cos(angle_LP)[:, None, :].astype(x_BLHK.dtype)
-    sin_L1P = jnp.sin(angle_LP)[:, None, :].astype(x_BLHK.dtype)
+    return jnp.cos(angle_LP), jnp.sin(angle_LP)
+
+
+def rotate(x_BLHK: jax.Array, rotary_LP: Rotary) -> jax.Array:
+    """Rotary position embedding: turns the pair (i, i + K/2) at position l by the table's angle."""
+    cos_L1P, sin_L1P = (table_LP[:, None, :].astype(x_BLHK.dtype) for table_LP in rotary_LP)
     first_BLHP, second_BLHP = jnp.split(x_BLHK, 2, axis=-1)
-    return jnp.concatenate(
-        [
-            first_BLHP * cos_L1P - second_BLHP * sin_L1P,
-            second_BLHP * cos_L1P + first_BLHP * sin_L1P,
-        ],
-        axis=-1,
+    turned = (
+        first_BLHP * cos_L1P - second_BLHP * sin_L1P,
+        second_BLHP * cos_L1P + first_BLHP * sin_L1P,
     )
-
-
-def attend(q_BLHK: jax.Array, k_BMK: jax.Array, v_BMK: jax.Array) -> jax.Array:
-    """Causal attention of many query heads to one key and value head; softmax in float32.
-
-    Scores keep the order B, L, H, M: with one key head both products are then plain batched matrix
-    products, without transposes.
-    """
-    length, head_dim = q_BLHK.shape[1], q_BLHK.shape[3]
-    score_BLHM = jnp.einsum("BLHK,BMK->BLHM", q_BLHK * head_dim**-0.5, k_BMK)
-    seen_L1M = jnp.tri(length, dtype=bool)[:, None, :]
-    masked_BLHM = jnp.where(seen_L1M, score_BLHM.astype(jnp.float32), -jnp.inf)
-    weight_BLHM = jax.nn.softmax(masked_BLHM, axis=-1).astype(v_BMK.dtype)
-    return jnp.einsum("BLHM,BMK->BLHK", weight_BLHM, v_BMK)
+    return jnp.concatenate(turned, axis=-1)
 
 
 class Attention(nnx.Module):
@@ -87,15 +79,18 @@ class Attention(nnx.Module):
         self.value = kernel(rngs, config, (D, K), ("embed", None), D)
         self.out = kernel(rngs, config, (H, K, D), ("heads", None, "embed"), H * K)
 
-    def __call__(self, x_BLD: jax.Array) -> jax.Array:
-        dtype = x_BLD.dtype
-        q_BLHK = jnp.einsum("BLD,DHK->BLHK", x_BLD, self.query[...].astype(dtype))
-        k_BMK = jnp.einsum("BMD,DK->BMK", x_BLD, self.key[...].astype(dtype))
-        v_BMK = jnp.einsum("BMD,DK->BMK", x_BLD, self.value[...].astype(dtype))
+    def __call__(self, x_BLD: jax.Array, rotary_LP: Rotary) -> jax.Array:
+        q_BLHK = rotate(project(x_BLD, self.query[...]), rotary_LP)
+        k_BMK = rotate(project(x_BLD, self.key[...])[:, :, None, :], rotary_LP)[:, :, 0, :]
+        v_BMK = project(x_BLD, self.value[...])
         core = jax.checkpoint(attend) if self.remat == "attention" else attend
-        k_BMK = rotate(k_BMK[:, :, None, :])[:, :, 0, :]
-        mixed_BLHK = core(rotate(q_BLHK), k_BMK, v_BMK)
-        return jnp.einsum("BLHK,HKD->BLD", mixed_BLHK, self.out[...].astype(dtype))
+        return project(core(q_BLHK, k_BMK, v_BMK), self.out[...], 2)
+
+
+# Recomputed in the backward pass, always: keeping its parts would store three more [B, L, F].
+@jax.checkpoint
+def _gated(gate_BLF: jax.Array, up_BLF: jax.Array) -> jax.Array:
+    return jax.nn.silu(gate_BLF) * up_BLF
 
 
 class SwiGlu(nnx.Module):
@@ -108,10 +103,8 @@ class SwiGlu(nnx.Module):
         self.down = kernel(rngs, config, (F, D), ("mlp", "embed"), F)
 
     def __call__(self, x_BLD: jax.Array) -> jax.Array:
-        dtype = x_BLD.dtype
-        gate_BLF = x_BLD @ self.gate[...].astype(dtype)
-        up_BLF = x_BLD @ self.up[...].astype(dtype)
-        return (jax.nn.silu(gate_BLF) * up_BLF) @ self.down[...].astype(dtype)
+        gate_BLF, up_BLF = project(x_BLD, self.gate[...]), project(x_BLD, self.up[...])
+        return project(_gated(gate_BLF, up_BLF), self.down[...])
 
 
 class Block(nnx.Module):
@@ -122,6 +115,6 @@ class Block(nnx.Module):
         self.attention = Attention(config, rngs=rngs)
         self.mlp = SwiGlu(config, rngs=rngs)
 
-    def __call__(self, x_BLD: jax.Array) -> jax.Array:
+    def __call__(self, x_BLD: jax.Array, rotary_LP: Rotary) -> jax.Array:
         normal_BLD = self.norm(x_BLD)
-        return x_BLD + self.mlp(normal_BLD) + self.attention(normal_BLD)
+        return x_BLD + self.mlp(normal_BLD) + self.attention(normal_BLD, rotary_LP)

@@ -1,4 +1,6 @@
-"""Training loss of one slot: cross entropy without label smoothing, plus z-loss (PaLM section 5), in float32.
+"""Training loss of one slot: cross entropy plus z-loss (PaLM section 5), in float32.
+
+No label smoothing and no padding: every token counts once.
 
 Suffixes: B batch, L length, V vocabulary.
 """
@@ -11,7 +13,7 @@ Z_LOSS_COEFFICIENT = 1e-4
 
 
 def token_losses(logits_BLV: jax.Array, targets_BL: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Negative log-likelihood in nats per token [B, L], and the z-loss 1e-4 * log^2 Z per token [B, L]."""
+    """Two arrays [B, L]: negative log-likelihood in nats, and the z-loss 1e-4 * log^2 Z."""
     logits_BLV = logits_BLV.astype(jnp.float32)
     log_z_BL = jax.nn.logsumexp(logits_BLV, axis=-1)
     # A comparison instead of a gather: it fuses, and it stays local where the vocabulary is

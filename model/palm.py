@@ -10,15 +10,16 @@ under `layers/`).
 """
 
 import functools
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.sharding import AbstractMesh, Mesh
+from jax.sharding import AbstractMesh
 
 from model.config import ModelConfig
-from model.layers import Block, Norm
+from model.layers import Block, Norm, rotary_table
 from model.sharding import constrain
 
 # Parameters under this prefix have the layers as their leading dim.
@@ -40,14 +41,14 @@ class Palm(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
         self.config = config
-        shape, dtype = (config.vocab_size, config.model_dim), jnp.dtype(config.param_dtype)
+        shape, dtype = ((config.vocab_size, config.model_dim), jnp.dtype(config.param_dtype))
         # N(0, 1): no norm follows the embedding (section 5).
         values = jax.random.normal(rngs.params(), shape, dtype)
         self.embedding = nnx.Param(values, logical_axes=("vocab", "embed"))
         self.layers = _stacked_blocks(config, rngs)
         self.final_norm = Norm(config)
 
-    def __call__(self, tokens_BL: jax.Array, mesh: AbstractMesh | Mesh | None) -> jax.Array:
+    def __call__(self, tokens_BL: jax.Array, mesh: AbstractMesh | None) -> jax.Array:
         dtype = jnp.dtype(self.config.compute_dtype)
         embedding_VD = self.embedding[...].astype(dtype)
         x_BLD = constrain(embedding_VD[tokens_BL], ("batch", None, "residual"), mesh)
@@ -57,11 +58,12 @@ class Palm(nnx.Module):
         logits_BLV = jnp.einsum("BLD,VD->BLV", scaled_BLD, embedding_VD)
         return constrain(logits_BLV, ("batch", None, "vocab"), mesh)
 
-    def _apply_layers(self, x_BLD: jax.Array, mesh: AbstractMesh | Mesh | None) -> jax.Array:
+    def _apply_layers(self, x_BLD: jax.Array, mesh: AbstractMesh | None) -> jax.Array:
         graph, stacked = nnx.split(self.layers)
+        rotary_LP = rotary_table(x_BLD.shape[1], self.config.head_dim)
 
         def apply_block(x_BLD: jax.Array, block: nnx.State) -> tuple[jax.Array, None]:
-            y_BLD = nnx.merge(graph, block)(x_BLD)
+            y_BLD = nnx.merge(graph, block)(x_BLD, rotary_LP)
             return constrain(y_BLD, ("batch", None, "residual"), mesh), None
 
         if self.config.remat == "full":
@@ -90,7 +92,7 @@ def logits(
     config: ModelConfig,
     parameters: Parameters,
     tokens_BL: jax.Array,
-    mesh: AbstractMesh | Mesh | None = None,
+    mesh: AbstractMesh | None = None,
 ) -> jax.Array:
     """Next-token logits [B, L, V] in the compute dtype for int32 tokens [B, L]."""
     graph, abstract = nnx.split(_abstract_model(config))
@@ -113,9 +115,9 @@ def _abstract_model(config: ModelConfig) -> Palm:
     return nnx.eval_shape(lambda: Palm(config, rngs=nnx.Rngs(params=jax.random.key(0))))
 
 
-def _variables(model: Palm) -> list[tuple[tuple[str, ...], nnx.Variable]]:
-    return sorted(nnx.to_flat_state(nnx.state(model, nnx.Param)), key=lambda item: item[0])
+def _variables(model: Palm) -> list[tuple[Sequence[Any], nnx.Variable]]:
+    return list(nnx.to_flat_state(nnx.state(model, nnx.Param)))
 
 
-def _name(path: tuple[str, ...]) -> str:
-    return "/".join(path)
+def _name(path: Sequence[Any]) -> str:
+    return "/".join(map(str, path))

@@ -140,7 +140,8 @@ class _PalmComponents:
         learning_rate = self.optimizer.next_learning_rate(state)
         record = jnp.stack([loss / weight, optax.tree.norm(mean), learning_rate])
         updates, state = self.optimizer.transform.update(mean, state, parameters)
-        return *self._flat(optax.apply_updates(parameters, updates), state), record
+        updated = {name: parameter + updates[name] for name, parameter in parameters.items()}
+        return *self._flat(updated, state), record
 
     def evaluate(self, *arrays: jax.Array) -> Arrays:
         *flat, inputs_BL, targets_BL = arrays

@@ -32,8 +32,8 @@ DimSpec = tuple[tuple[str, ...] | None, ...]
 def dim_spec(
     logical_axes: Sequence[str | None], shape: Sequence[int], mesh_shape: tuple[int, int]
 ) -> DimSpec:
-    """The mesh axes of each dim; a dim its mesh axis does not divide is replicated along that axis."""
-    ways = dict(zip(MESH_AXES, mesh_shape, strict=True))
+    """The mesh axes of each dim; a dim its mesh axis does not divide is replicated along it."""
+    ways: dict[str, int] = dict(zip(MESH_AXES, mesh_shape, strict=True))
     rules = dict(AXIS_RULES)
     mesh_axes = [rules.get(logical or "") for logical in logical_axes]
     return tuple(
