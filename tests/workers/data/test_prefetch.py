@@ -1,0 +1,105 @@
+"""Steps come out in order, ahead of time but not too far, and errors come out too."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+
+from workers.data.batches import sequence_ids, slot_ids
+from workers.data.dataset import TokenDataset
+from workers.data.prefetch import Prefetcher
+
+WAIT = 20.0
+
+
+class WatchedDataset(TokenDataset):
+    """Says how many slots were prepared, and fails at the slot it is told to."""
+
+    def __init__(self, fail_at_row: int | None = None) -> None:
+        super().__init__(np.arange(2001, dtype=np.uint16), 10, "test")
+        self.changed = threading.Condition()
+        self.num_prepared = 0
+        self._fail_at_row = fail_at_row
+
+    def rows(self, sequence_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        with self.changed:
+            if self.num_prepared == self._fail_at_row:
+                raise OSError("the disk is gone")
+            self.num_prepared += 1
+            self.changed.notify_all()
+        return super().rows(sequence_ids)
+
+    def await_prepared(self, count: int) -> bool:
+        with self.changed:
+            return self.changed.wait_for(lambda: self.num_prepared >= count, WAIT)
+
+
+@contextmanager
+def prefetching(dataset: TokenDataset, slots: range, steps: range) -> Iterator[Prefetcher]:
+    prefetcher = Prefetcher(dataset, 7, 16, 4, slots, steps[0], steps[-1])
+    try:
+        yield prefetcher
+    finally:
+        prefetcher.close()
+
+
+@pytest.mark.parametrize("slots", [range(4), range(2, 4), range(1, 2)])
+def test_get_returns_the_arrays_of_its_slots_for_each_step(slots: range) -> None:
+    dataset = TokenDataset(np.arange(2001, dtype=np.uint16), 10, "test")
+    with prefetching(dataset, slots, range(5, 30)) as prefetcher:
+        for step in range(5, 30):
+            ids = sequence_ids(dataset.num_sequences, 7, step, 16)
+            arrays = prefetcher.get(step)
+            assert len(arrays) == len(slots)
+            for slot, (inputs, targets) in zip(slots, arrays, strict=True):
+                expected = dataset.rows(slot_ids(ids, slot, 4))
+                assert np.array_equal(inputs, expected[0])
+                assert np.array_equal(targets, expected[1])
+
+
+def test_prefetch_runs_ahead_by_two_steps_and_no_more() -> None:
+    dataset = WatchedDataset()
+    with prefetching(dataset, range(1), range(1, 100)) as prefetcher:
+        assert dataset.await_prepared(2)
+        prefetcher.get(1)
+        assert dataset.await_prepared(3)
+        prefetcher.get(2)
+        assert dataset.await_prepared(4)
+        assert dataset.num_prepared == 4
+
+
+def test_get_may_skip_steps() -> None:
+    dataset = WatchedDataset()
+    with prefetching(dataset, range(1), range(1, 100)) as prefetcher:
+        prefetcher.get(1)
+        inputs, _ = prefetcher.get(50)[0]
+        ids = sequence_ids(dataset.num_sequences, 7, 50, 16)
+        assert np.array_equal(inputs, dataset.rows(slot_ids(ids, 0, 4))[0])
+
+
+def test_error_while_preparing_comes_out_of_get_after_the_good_steps() -> None:
+    with prefetching(WatchedDataset(fail_at_row=1), range(1), range(1, 100)) as prefetcher:
+        assert prefetcher.get(1)
+        for step in (2, 2, 3):
+            with pytest.raises(OSError, match="the disk is gone"):
+                prefetcher.get(step)
+
+
+def test_step_that_was_taken_or_is_beyond_the_last_is_a_value_error() -> None:
+    with prefetching(WatchedDataset(), range(1), range(3, 5)) as prefetcher:
+        prefetcher.get(3)
+        for step in (3, 5):
+            with pytest.raises(ValueError, match=f"step {step} is not ahead"):
+                prefetcher.get(step)
+
+
+def test_close_ends_the_thread_and_later_gets() -> None:
+    before = threading.active_count()
+    prefetcher = Prefetcher(WatchedDataset(), 7, 16, 4, range(1), 1, 100)
+    prefetcher.close()
+    prefetcher.close()
+    assert threading.active_count() == before
+    with pytest.raises(RuntimeError, match="closed"):
+        prefetcher.get(1)
