@@ -141,6 +141,9 @@ def _bind_cores(cpus: tuple[int, ...]) -> None:
 def _set_up_jax(config: WorkerConfig) -> None:
     """Before any backend exists."""
     if config.devices is not None:
+        # XLA's CPU backend splits large sums by the size of its thread pool, and bits must not
+        # depend on how many cores a pod happens to get. With 1 the pool has a thread per device.
+        os.environ["NPROC"] = "1"
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", config.devices)
     # It would take SIGTERM away from us, and a worker must end when it is told to.

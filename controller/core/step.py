@@ -119,7 +119,7 @@ def report(
         return progress, []
     held = {**progress.held, pod: progress.held[pod] + tuple(fresh)}
     count = min(len(queue) for queue in held.values())
-    merged = [_merge({p: queue[i] for p, queue in held.items()}) for i in range(count)]
+    merged = _merge_all(held, count, progress.last)
     complete = [m.record for m in merged]
     digests = dict(progress.digests)
     for step in merged:
@@ -151,27 +151,42 @@ def extend(progress: Progress) -> Progress | None:
     )
 
 
-def _merge(by_pod: Mapping[str, StepRecord]) -> MergedStep:
-    """Losses agree bit for bit, so any pod's will do; a step is as slow as its slowest pod."""
+def _merge_all(
+    held: Mapping[str, tuple[StepRecord, ...]], count: int, last: StepRecord | None
+) -> list[MergedStep]:
+    merged: list[MergedStep] = []
+    for index in range(count):
+        step = _merge({pod: queue[index] for pod, queue in held.items()}, last)
+        merged.append(step)
+        last = step.record
+    return merged
+
+
+def _merge(by_pod: Mapping[str, StepRecord], last: StepRecord | None) -> MergedStep:
+    """Losses agree bit for bit, so any pod's will do; where the time went is the slowest pod's word.
+
+    A merged step lasts from the last pod's end of the step before to the last pod's end of this one, so
+    that durations of steps sum to wall time; the slowest pod of each step alone would exceed it.
+    """
     records = list(by_pod.values())
-    first = records[0]
     digests = {pod: r.digest for pod, r in by_pod.items() if r.digest}
+    slowest = max(records, key=lambda r: r.seconds)
     if len(records) == 1:
-        merged = first if not first.digest else dataclasses.replace(first, digest="")
-        return MergedStep(merged, digests)
+        return MergedStep(dataclasses.replace(slowest, digest=""), digests)
+    time = max(r.time for r in records)
+    seconds = max(0.0, time - last.time) if last is not None else slowest.seconds
+    exposed = min(slowest.exposed_seconds, seconds)
+    data_wait = min(slowest.data_wait_seconds, seconds - exposed)
     return MergedStep(
-        StepRecord(
-            step=first.step,
-            time=max(r.time for r in records),
-            loss=first.loss,
-            grad_norm=first.grad_norm,
-            learning_rate=first.learning_rate,
-            seconds=max(r.seconds for r in records),
-            compute_seconds=max(r.compute_seconds for r in records),
-            exchange_seconds=max(r.exchange_seconds for r in records),
-            exposed_seconds=max(r.exposed_seconds for r in records),
-            data_wait_seconds=max(r.data_wait_seconds for r in records),
+        dataclasses.replace(
+            slowest,
+            time=time,
+            seconds=seconds,
+            compute_seconds=seconds - exposed - data_wait,
+            exposed_seconds=exposed,
+            data_wait_seconds=data_wait,
             link_bytes=sum(r.link_bytes for r in records),
+            digest="",
         ),
         digests,
     )

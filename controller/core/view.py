@@ -101,6 +101,7 @@ def step_document(step: MergedStep, job: Job) -> Document:
         "exchange_seconds": record.exchange_seconds,
         "exposed_seconds": record.exposed_seconds,
         "data_wait_seconds": record.data_wait_seconds,
+        "tokens_per_second": rate,
         "mfu": utilisation_of(job, rate, "model_flops_per_token"),
         "link_bytes": record.link_bytes,
         "digests": dict(step.digests),

@@ -17,6 +17,7 @@ from typing import Any
 
 from controller.core import commands, events, machine, view
 from controller.core.errors import ControllerError
+from controller.core.job import Job
 from controller.core.liveness import LivenessPolicy
 from controller.core.step import MergedStep
 from controller.core.turn import Outcome, State
@@ -50,6 +51,7 @@ class Loop:
         clock: Callable[[], float] = time.time,
         observe_latency: Callable[[float], None] = lambda seconds: None,
         observe_steps: Callable[[str, Sequence[MergedStep]], None] = lambda job, steps: None,
+        observe_job: Callable[[Job], None] = lambda job: None,
     ) -> None:
         self.state = State()
         self._store = store
@@ -58,6 +60,7 @@ class Loop:
         self._clock = clock
         self._observe_latency = observe_latency
         self._observe_steps = observe_steps
+        self._observe_job = observe_job
         self._queue: asyncio.Queue[_Posted] = asyncio.Queue()
         self._writer = concurrent.futures.ThreadPoolExecutor(1, "store-writer")
         self._unwritten: list[tuple[str, dict[str, Any]]] = []
@@ -110,6 +113,8 @@ class Loop:
             self._execute(command)
         if outcome.commands:
             self._observe_latency(time.perf_counter() - posted.posted_at)
+        for job in outcome.changed_jobs:
+            self._observe_job(job)
         for job_id, steps in outcome.steps:
             self._record(job_id, steps, outcome)
         if posted.done is not None:

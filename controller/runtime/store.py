@@ -210,6 +210,19 @@ class Store:
         with self._engine.connect() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
 
+    def latest_events(self, limit: int, job_id: str | None = None) -> list[Document]:
+        """The newest journal entries, newest first, of one job or of all."""
+        query = sa.select(schema.events).order_by(schema.events.c.seq.desc()).limit(limit)
+        if job_id is not None:
+            query = query.where(schema.events.c.job_id == job_id)
+        with self._engine.connect() as connection:
+            return [dict(row) for row in connection.execute(query).mappings()]
+
+    def last_event_seq(self) -> int:
+        """Sequence number of the newest journal entry, 0 when there is none."""
+        with self._engine.connect() as connection:
+            return connection.execute(sa.select(sa.func.max(schema.events.c.seq))).scalar() or 0
+
     def delete_job(self, job_id: str) -> None:
         """Forget a finished job, its steps and its events."""
         with self._engine.begin() as connection:

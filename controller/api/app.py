@@ -1,0 +1,42 @@
+"""The HTTP face of the controller: one application from one context."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+
+from fastapi import FastAPI
+
+from controller import dashboard
+from controller.api import fleet, health, jobs, plans, problems, records, schema, stream
+from controller.api.context import ApiContext
+from controller.api.middleware import Guard, RequestIds
+from controller.api.submissions import KeysUnderWay
+from controller.dashboard import pages
+
+PREFIX = "/api/v1"
+
+
+def create_app(context: ApiContext) -> FastAPI:
+    """The application. It reads the context's loop and store and owns nothing of them."""
+    app = FastAPI(
+        title="Landbridge",
+        version=importlib.metadata.version("landbridge"),
+        description="Trains one JAX model on several accelerator pods joined by a slow link.",
+        docs_url=None,
+        redoc_url=None,
+        separate_input_output_schemas=False,
+    )
+    app.state.context = context
+    app.state.streams = stream.Slots(context.max_streams)
+    app.state.keys_under_way = KeysUnderWay()
+    app.openapi = functools.partial(schema.openapi, app)  # type: ignore[method-assign]
+    problems.install(app)
+    for module in (plans, jobs, records, fleet, stream):
+        app.include_router(module.router, prefix=PREFIX)
+    app.include_router(health.router)
+    app.include_router(pages.router)
+    app.mount("/static", dashboard.static_files())
+    app.add_middleware(Guard, token=context.token)
+    app.add_middleware(RequestIds)
+    return app

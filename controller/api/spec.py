@@ -1,0 +1,189 @@
+"""The shape of a job specification, version 1: the one source of JSON Schema, API and reference.
+
+Everything the format knows is described here, also what this version cannot run yet: `availability`
+refuses that by name. Defaults are values that can run. The sections `model` and `train.optimizer`
+belong to model.config, whose dataclasses carry their own rules. Rules between fields are in
+`validation`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+
+_MAX_COUNT = 1 << 48
+"""Above every count anybody trains with, and exact in JSON readers that know only doubles."""
+
+Count = Annotated[int, Field(ge=1, le=_MAX_COUNT)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=63)]
+Path = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$", max_length=1024)]
+Duration = Annotated[str, Field(pattern=r"^[0-9]+(ms|s|m|h|d)$", max_length=16)]
+LabelValue = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]*$", max_length=255)]
+
+
+class Section(BaseModel):
+    """A part of the specification: unknown keys are errors, and "3" is not 3."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+
+
+class TextSource(Section):
+    """Files of plain text; every file is a document."""
+
+    kind: Literal["text"]
+    paths: Annotated[list[Path], Field(min_length=1, max_length=1000)]
+    """Paths or globs; `python-stdlib:GLOB` looks in the interpreter's own library."""
+    name: Name | None = None
+    weight: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+
+
+class JsonLinesSource(Section):
+    """Files with one JSON object a line."""
+
+    kind: Literal["jsonl"]
+    paths: Annotated[list[Path], Field(min_length=1, max_length=1000)]
+    name: Name | None = None
+    weight: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+    field: str = "text"
+
+
+class BytesTokenizer(Section):
+    """One token per byte, and 256 for the end of a document."""
+
+    kind: Literal["bytes"]
+
+
+class SentencePieceTokenizer(Section):
+    """A trained SentencePiece model."""
+
+    kind: Literal["sentencepiece"]
+    path: Path
+
+
+class Data(Section):
+    """What is read."""
+
+    sources: Annotated[
+        list[Annotated[TextSource | JsonLinesSource, Discriminator("kind")]],
+        Field(min_length=1, max_length=100),
+    ]
+    tokenizer: Annotated[BytesTokenizer | SentencePieceTokenizer, Discriminator("kind")] = (
+        BytesTokenizer(kind="bytes")
+    )
+    epochs: Annotated[int, Field(ge=1, le=1_000_000)] = 1
+
+
+def _batch_kind(value: Any) -> str:
+    return "schedule" if isinstance(value, list) else "number"
+
+
+Batch = Annotated[int, Field(ge=1, le=1 << 24)]
+BatchSchedule = Annotated[
+    list[Annotated[list[int], Field(min_length=2, max_length=2)]], Field(min_length=1)
+]
+
+
+class Train(Section):
+    """What is done with it."""
+
+    steps: Count
+    global_batch: Annotated[
+        Annotated[Batch, Tag("number")] | Annotated[BatchSchedule, Tag("schedule")],
+        Discriminator(_batch_kind),
+    ]
+    """Sequences per step, all pods together; or [[from step, sequences], ...]."""
+    sequence_length: Annotated[int, Field(ge=1, le=1 << 20)]
+    microbatch: Annotated[int, Field(ge=1, le=1 << 20)]
+    """Sequences per slot. Results depend on it, so there is no default."""
+    seed: Annotated[int, Field(ge=0, le=(1 << 32) - 1)] = 0
+    optimizer: Any = Field(default_factory=lambda: {"kind": "adafactor"})
+    digest_every: Annotated[int, Field(ge=0, le=_MAX_COUNT)] = 10
+    eval: dict[str, Any] | None = None
+    spikes: dict[str, Any] | None = None
+
+
+class Mesh(Section):
+    """The devices of a pod: `data` ways to split the batch times `model` ways to split layers."""
+
+    data: Annotated[int, Field(ge=1, le=1 << 20)] = 1
+    model: Annotated[int, Field(ge=1, le=1 << 20)] = 1
+
+
+Pods = Annotated[int, Field(ge=1, le=1024)]
+
+
+class PodRange(Section):
+    """As many pods as are free, within bounds."""
+
+    min: Pods = 1
+    max: Pods
+
+
+def _pods_kind(value: Any) -> str:
+    return "range" if isinstance(value, (dict, PodRange)) else "number"
+
+
+class Placement(Section):
+    """Where it runs."""
+
+    pods: Annotated[
+        Annotated[Pods, Tag("number")] | Annotated[PodRange, Tag("range")],
+        Discriminator(_pods_kind),
+    ] = 1
+    mesh: Mesh = Mesh()
+    on_pod_loss: Literal["wait", "shrink", "fail"] = "fail"
+    wait_timeout: Duration | None = None
+    selector: dict[str, str] | None = None
+
+
+class Exchange(Section):
+    """How gradients cross the link."""
+
+    mode: Literal["full", "diloco", "streaming_diloco", "auto"] = "full"
+    dtype: Literal["float32", "bfloat16", "int8"] = "float32"
+    overlap: bool = False
+    reproducible: bool = True
+
+
+class Checkpoint(Section):
+    """What is kept on disk."""
+
+    every: Count | None = None
+    keep: Count = 3
+    directory: Path | None = None
+
+
+class Restarts(Section):
+    """How often a job may start over."""
+
+    on_error: Annotated[int, Field(ge=0, le=1000)] = 0
+
+
+class Assume(Section):
+    """What a plan takes for granted where no pod has said it."""
+
+    device: str | None = None
+    link_bytes_per_second: Annotated[float, Field(gt=0)] | None = None
+    mfu: Annotated[float, Field(gt=0, le=1)] | None = None
+    tokens_per_second: Annotated[float, Field(gt=0)] | None = None
+
+
+class Spec(Section):
+    """A training job."""
+
+    version: Literal[1]
+    name: Name
+    model: Any
+    """A preset with fields overridden, or all fields; see the model reference."""
+    data: Data
+    train: Train
+    placement: Placement = Placement()
+    exchange: Exchange = Exchange()
+    checkpoint: Checkpoint | None = None
+    queue: Name = "default"
+    priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
+    labels: Annotated[dict[Name, LabelValue], Field(max_length=64)] = Field(default_factory=dict)
+    max_duration: Duration | None = None
+    restarts: Restarts | None = None
+    assume: Assume | None = None

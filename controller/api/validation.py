@@ -1,0 +1,150 @@
+"""From the text of a specification to a `Spec`, or to everything that is wrong with it, at once.
+
+Four looks at the document: its shape, what this version cannot run, the model's own rules, and rules
+between fields. They are independent, so that one mistake does not hide the next; where two looks
+object to the same place, the first is told.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import model.config
+from controller.api.availability import unavailable
+from controller.api.data_paths import path_problems
+from controller.api.documents import NotReadable, Parsed
+from controller.api.problems import ApiProblem, SpecProblem
+from controller.api.shape import read_shape
+from controller.api.spec import Placement, PodRange, Spec
+
+BYTE_TOKENS = 257
+"""256 bytes and the end of a document."""
+
+
+def validate(text: str, parse: Callable[[str], Parsed], *, check_data_paths: bool) -> Spec:
+    """The specification in the text; raises ApiProblem with all errors."""
+    try:
+        parsed = parse(text)
+    except NotReadable as error:
+        raise _invalid([error.problem]) from error
+    shape = read_shape(parsed.value)
+    found: list[SpecProblem] = [] if isinstance(shape, Spec) else shape
+    if isinstance(parsed.value, dict):
+        found = [
+            *unavailable(parsed.value),
+            *found,
+            *_model_problems(parsed.value),
+            *_relations(parsed.value),
+        ]
+        if check_data_paths:
+            found += path_problems(parsed.value)
+    if found or not isinstance(shape, Spec):
+        raise _invalid(_located(_one_per_place(found), parsed.positions))
+    return shape
+
+
+def pod_range(placement: Placement) -> tuple[int, int]:
+    """(fewest, most) pods."""
+    pods = placement.pods
+    return (pods.min, pods.max) if isinstance(pods, PodRange) else (pods, pods)
+
+
+def _invalid(problems: list[SpecProblem]) -> ApiProblem:
+    count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+    first = problems[0]
+    detail = f"the job spec has {count}: {first.pointer or 'the document'}: {first.detail}"
+    return ApiProblem(422, "invalid-spec", detail, errors=problems)
+
+
+def _one_per_place(problems: Iterable[SpecProblem]) -> list[SpecProblem]:
+    first: dict[str, SpecProblem] = {}
+    for problem in problems:
+        first.setdefault(problem.pointer, problem)
+    return list(first.values())
+
+
+def _located(
+    problems: list[SpecProblem], positions: Mapping[str, tuple[int, int]]
+) -> list[SpecProblem]:
+    """With line and column of the place, or of the nearest section around what is missing."""
+    located = []
+    for problem in problems:
+        pointer = problem.pointer
+        while pointer and pointer not in positions:
+            pointer = pointer.rpartition("/")[0]
+        line, column = positions.get(pointer, (None, None))
+        located.append(dataclasses.replace(problem, line=line, column=column))
+    return sorted(located, key=lambda p: (p.line or 0, p.column or 0))
+
+
+def _model_problems(document: dict[str, Any]) -> list[SpecProblem]:
+    placement = document.get("placement")
+    mesh = placement.get("mesh", {}) if isinstance(placement, dict) else {}
+    request = {"model": document.get("model"), "train": document.get("train"), "mesh": mesh}
+    return [
+        SpecProblem(problem.pointer, "invalid", problem.detail, problem.hint)
+        for problem in model.config.problems(request, mesh_pointer="/placement/mesh")
+    ]
+
+
+def _relations(document: dict[str, Any]) -> list[SpecProblem]:
+    """Rules between fields that are sound by themselves."""
+    return [*_batch_problems(document), *_vocabulary_problems(document)]
+
+
+def _batch_problems(document: dict[str, Any]) -> list[SpecProblem]:
+    global_batch = _count(document, "train", "global_batch")
+    microbatch = _count(document, "train", "microbatch")
+    fewest, most = _pods(document)
+    problems = []
+    if fewest > most:
+        detail = f"min = {fewest} is more than max = {most}"
+        problems.append(SpecProblem("/placement/pods/min", "invalid", detail, "swap them"))
+    if global_batch is None or microbatch is None:
+        return problems
+    if global_batch % microbatch:
+        detail = f"{global_batch} is not divisible by train.microbatch = {microbatch}"
+        hint = f"a multiple of {microbatch}, such as {-(-global_batch // microbatch) * microbatch}"
+        problems.append(SpecProblem("/train/global_batch", "invalid", detail, hint))
+    elif global_batch // microbatch < most:
+        slots = global_batch // microbatch
+        detail = f"{slots} slots (global_batch / microbatch) cannot be cut over {most} pods"
+        hint = "every pod needs a slot: lower train.microbatch or ask for fewer pods"
+        problems.append(SpecProblem("/placement/pods", "invalid", detail, hint))
+    return problems
+
+
+def _vocabulary_problems(document: dict[str, Any]) -> list[SpecProblem]:
+    section = document.get("model")
+    preset = model.config.PRESETS.get(str(section.get("preset"))) if _is_map(section) else None
+    size = _count(document, "model", "vocab_size") or (preset.vocab_size if preset else None)
+    data = document.get("data")
+    tokenizer = data.get("tokenizer", {"kind": "bytes"}) if _is_map(data) else None
+    if size is None or size >= BYTE_TOKENS or tokenizer != {"kind": "bytes"}:
+        return []
+    detail = f"{size} tokens do not hold the {BYTE_TOKENS} of the bytes tokenizer"
+    return [SpecProblem("/model/vocab_size", "invalid", detail, f"at least {BYTE_TOKENS}")]
+
+
+def _pods(document: dict[str, Any]) -> tuple[int, int]:
+    placement = document.get("placement")
+    pods = placement.get("pods", 1) if _is_map(placement) else 1
+    if _is_map(pods):
+        most = pods.get("max")
+        return _whole(pods.get("min", 1)) or 1, _whole(most) or _whole(pods.get("min", 1)) or 1
+    return _whole(pods) or 1, _whole(pods) or 1
+
+
+def _count(document: dict[str, Any], section: str, key: str) -> int | None:
+    inner = document.get(section)
+    return _whole(inner.get(key)) if _is_map(inner) else None
+
+
+def _whole(value: Any) -> int | None:
+    return value if type(value) is int and value > 0 else None
+
+
+def _is_map(value: Any) -> bool:
+    return isinstance(value, dict)

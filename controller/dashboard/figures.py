@@ -1,0 +1,102 @@
+"""How numbers are written for people: rounded to what can be read, with a unit, a dash for unknown."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+UNKNOWN = "–"
+
+_PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def amount(value: float | None, unit: str = "") -> str:
+    """Three digits and a decimal prefix: 12.3 GFLOP/s."""
+    if value is None:
+        return UNKNOWN
+    for size, prefix in _PREFIXES:
+        if abs(value) >= size:
+            return f"{_three_digits(value / size)} {prefix}{unit}"
+    return f"{_three_digits(value)} {unit}".rstrip()
+
+
+def count(value: float | None) -> str:
+    """A whole number, thousands apart."""
+    return UNKNOWN if value is None else f"{value:,.0f}".replace(",", "\u202f")
+
+
+def percent(value: float | None) -> str:
+    return UNKNOWN if value is None else f"{100 * value:.1f} %"
+
+
+def fixed(value: float | None, digits: int = 4) -> str:
+    return UNKNOWN if value is None else f"{value:.{digits}f}"
+
+
+def duration(seconds: float | None) -> str:
+    """The two largest units: 3 h 20 min."""
+    if seconds is None:
+        return UNKNOWN
+    if seconds < 1:
+        return f"{1000 * seconds:.0f} ms"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(int(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
+
+
+def moment(time: float | None) -> str:
+    """ISO 8601, UTC, for machines and tooltips."""
+    if time is None:
+        return ""
+    return datetime.datetime.fromtimestamp(time, datetime.UTC).isoformat(timespec="seconds")
+
+
+def clock_time(time: float | None) -> str:
+    """Date and time of day, UTC."""
+    if time is None:
+        return UNKNOWN
+    return f"{datetime.datetime.fromtimestamp(time, datetime.UTC):%Y-%m-%d %H:%M:%S}"
+
+
+def agreement(pods: Sequence[Mapping[str, Any]]) -> str:
+    """Whether the newest digests of the pods are `equal`, `differ`, or cannot be compared (`unknown`:
+    some pod has none, or they are of different steps, which they are for a moment)."""
+    digests = [pod["digest"] for pod in pods]
+    if not digests or None in digests or len({digest["step"] for digest in digests}) > 1:
+        return "unknown"
+    return "equal" if len({digest["sha256"] for digest in digests}) == 1 else "differ"
+
+
+def shares(seconds: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Categories of time as parts of a bar that is 1000 wide; the rounded parts fill it exactly."""
+    total = sum(seconds.values())
+    if total <= 0:
+        return []
+    parts, start = [], 0
+    passed = 0.0
+    for category, spent in seconds.items():
+        passed += spent
+        end = round(1000 * passed / total)
+        share = max(0, end - start)
+        parts.append({"category": category, "seconds": spent, "start": start, "width": share})
+        start = max(start, end)
+    return parts
+
+
+def _three_digits(value: float) -> str:
+    magnitude = abs(value)
+    return f"{value:.0f}" if magnitude >= 100 or value == int(value) else (
+        f"{value:.1f}" if magnitude >= 10 else f"{value:.2f}"
+    )
+
+
+FILTERS = {
+    f.__name__: f for f in (amount, count, percent, fixed, duration, moment, clock_time, shares)
+}
