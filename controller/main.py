@@ -1,4 +1,5 @@
-"""Wires a controller together and runs it until it is told to stop. Everything is built here, once."""
+"""Wires a controller together and runs it until it is told to stop. Everything is built here,
+once."""
 
 from __future__ import annotations
 
@@ -82,7 +83,9 @@ class _Controller:
             await self._loop.reload()
             loop_task = await stack.enter_async_context(_running(self._loop.run()))
             lag_task = await stack.enter_async_context(_running(self._metrics.watch_event_loop()))
-            http_address, http_task = await stack.enter_async_context(_http(self._app(), self._config))
+            http_address, http_task = await stack.enter_async_context(
+                _http(self._app(), self._config)
+            )
             await self._launcher.start(plan)
             print(f"landbridge is ready: http://{http_address} grpc {grpc_address}", flush=True)
             stopped = asyncio.create_task(stop.wait())

@@ -1,4 +1,5 @@
-"""Between the wire and the host: the only file of the workers that knows control messages' fields."""
+"""Between the wire and the host: the only file of the workers that knows control messages'
+fields."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Makes the hosts of a pod one jax process group, before jax touches a device.
 
-The lead reserves the coordinator's port when it says hello, long before jax listens on it. The reserving
-socket is bound with SO_REUSEPORT and never listens: nobody else can take the port, while jax's own
-server, which binds with SO_REUSEPORT too, still can.
+The lead reserves the coordinator's port when it says hello, long before jax listens on it. The
+reserving socket is bound with SO_REUSEPORT and never listens: nobody else can take the port, while
+jax's own server, which binds with SO_REUSEPORT too, still can.
 """
 
 from __future__ import annotations

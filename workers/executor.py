@@ -19,8 +19,8 @@ import jax
 
 from workers.data.batches import epoch_steps
 from workers.data.dataset import TokenDataset, open_dataset
-from workers.data.prefetch import Prefetcher
 from workers.data.errors import DataError
+from workers.data.prefetch import Prefetcher
 from workers.exchange.agreement import PodAgreement
 from workers.exchange.base import (
     ExchangeAborted,
@@ -29,7 +29,17 @@ from workers.exchange.base import (
     Membership,
     PeerUnreachable,
 )
-from workers.orders import Applied, Assignment, Faulted, JobOrder, Member, Phase, Ready, Released, Report
+from workers.orders import (
+    Applied,
+    Assignment,
+    Faulted,
+    JobOrder,
+    Member,
+    Phase,
+    Ready,
+    Released,
+    Report,
+)
 from workers.program import Program, load, read_bundle
 from workers.training import StepInFlight, Training
 
@@ -145,7 +155,9 @@ class Executor:
         manifest, parts = read_bundle(run.bundle, order.bundle_digest)
         with concurrent.futures.ThreadPoolExecutor(1, "open-data") as opener:
             batch = manifest["groups"].get("batch")
-            opened = opener.submit(open_dataset, order.data, batch[0]["shape"][1]) if batch else None
+            opened = (
+                opener.submit(open_dataset, order.data, batch[0]["shape"][1]) if batch else None
+            )
             run.phase = Phase.COMPILE
             compile_start = time.perf_counter()
             program = load(manifest, parts)
@@ -199,7 +211,9 @@ class Executor:
         if control.granted < wanted:
             self._flush(run)
         with self._said:
-            self._said.wait_for(lambda: control.granted >= wanted or control.stop_reason is not None)
+            self._said.wait_for(
+                lambda: control.granted >= wanted or control.stop_reason is not None
+            )
             return control.granted >= wanted and (control.stop_reason is None or not alone)
 
     def _flush(self, run: _Run) -> None:
@@ -246,7 +260,9 @@ class _Run:
         return len(self.unsettled) >= FLUSH_STEPS or now - self.flushed_at > FLUSH_SECONDS
 
 
-def _prefetcher(order: JobOrder, program: Program, dataset: TokenDataset | None) -> Prefetcher | None:
+def _prefetcher(
+    order: JobOrder, program: Program, dataset: TokenDataset | None
+) -> Prefetcher | None:
     if dataset is None:
         return None
     return Prefetcher(
@@ -263,9 +279,7 @@ def _prefetcher(order: JobOrder, program: Program, dataset: TokenDataset | None)
 def _device_bytes(program: Program) -> dict[str, int]:
     """The largest need of any component: they run one after the other."""
     needs = [component.device_bytes for component in program.components.values()]
-    return {
-        use: max(need.get(use, 0) for need in needs) for use in ("arguments", "temporaries")
-    }
+    return {use: max(need.get(use, 0) for need in needs) for use in ("arguments", "temporaries")}
 
 
 def _fault(run: _Run, error: Exception) -> Faulted:

@@ -1,7 +1,8 @@
 """The control side of a host: dials the controller, obeys, reports. Never touches a device.
 
-The stream is dialled again with back-off when it breaks; a job that was running then is left, because
-the controller counts a host that is gone as lost. The process ends when it is dismissed or told to stop.
+The stream is dialled again with back-off when it breaks; a job that was running then is left,
+because the controller counts a host that is gone as lost. The process ends when it is dismissed or
+told to stop.
 """
 
 from __future__ import annotations

@@ -31,7 +31,8 @@ STOP_GRACE_SECONDS = 2.0
 
 
 def serve(config: WorkerConfig) -> int:
-    """Run one host; returns the exit status. Raises OSError and ValueError for a bad configuration."""
+    """Run one host; returns the exit status. Raises OSError and ValueError for a bad
+    configuration."""
     _configure_logging(config)
     _bind_cores(config.cpus)
     _set_up_jax(config)

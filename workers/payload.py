@@ -1,7 +1,9 @@
-"""Gradients as bytes for the link and back, shard by shard and without copies where there need be none.
+"""Gradients as bytes for the link and back, shard by shard and without copies where there need be
+none.
 
-Host i talks to host i of the other pods, whose devices hold the same shards of the same arrays; so what
-a host sends is its own distinct shards, in a fixed order, and what it receives goes to the same places.
+Host i talks to host i of the other pods, whose devices hold the same shards of the same arrays; so
+what a host sends is its own distinct shards, in a fixed order, and what it receives goes to the
+same places.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -23,7 +26,7 @@ class _Shard:
     """A distinct local piece of one array and every local device that holds it."""
 
     shape: tuple[int, ...]
-    devices: tuple[jax.Device, ...]
+    devices: tuple[Any, ...]
     num_bytes: int
 
 
@@ -45,7 +48,7 @@ class Payload:
             by_device = {shard.device: shard.data for shard in array.addressable_shards}
             for shard in shards:
                 data = np.ascontiguousarray(by_device[shard.devices[0]])
-                views.append(memoryview(data.reshape(-1).view(np.uint8)))
+                views.append(data.reshape(-1).view(np.uint8).data)
         return views
 
     def arrays(self, data: memoryview) -> list[jax.Array]:
@@ -66,10 +69,10 @@ class Payload:
 
 def _local_shards(buffer: Buffer) -> list[_Shard]:
     """Distinct local shards in the order of their position in the array: the same at every pod."""
-    devices_of: dict[Index, list[jax.Device]] = {}
+    devices_of: dict[Index, list[Any]] = {}
     for device, index in buffer.sharding.addressable_devices_indices_map(buffer.shape).items():
         bounds = tuple(
-            s.indices(extent)[:2] for s, extent in zip(index, buffer.shape, strict=True)
+            s.indices(extent)[:2] for s, extent in zip(index or (), buffer.shape, strict=True)
         )
         devices_of.setdefault(bounds, []).append(device)
     shards = []

@@ -1,8 +1,9 @@
-"""A bundle made runnable on this host's devices. Contains no model: everything comes from the manifest.
+"""A bundle made runnable on this host's devices. Contains no model: everything comes from the
+manifest.
 
-A bundle is a zip of manifest.json and one serialized jax.export program per component. Components take
-and return groups of arrays in the order the manifest gives; here they become compiled functions over
-lists of groups.
+A bundle is a zip of manifest.json and one serialized jax.export program per component. Components
+take and return groups of arrays in the order the manifest gives; here they become compiled
+functions over lists of groups.
 """
 
 from __future__ import annotations
@@ -47,9 +48,7 @@ class Buffer:
 class Component:
     """A compiled function over groups of arrays."""
 
-    def __init__(
-        self, compiled: jax.stages.Compiled, output_sizes: Sequence[int]
-    ) -> None:
+    def __init__(self, compiled: jax.stages.Compiled, output_sizes: Sequence[int]) -> None:
         self._compiled = compiled
         self._cuts = np.cumsum([0, *output_sizes]).tolist()
 
@@ -73,8 +72,12 @@ class Component:
 class Program:
     """The components of a bundle, compiled for a mesh of this pod's devices."""
 
-    def __init__(self, manifest: Mapping[str, Any], components: Mapping[str, Component],
-                 groups: Mapping[str, list[Buffer]]) -> None:
+    def __init__(
+        self,
+        manifest: Mapping[str, Any],
+        components: Mapping[str, Component],
+        groups: Mapping[str, list[Buffer]],
+    ) -> None:
         self.manifest = manifest
         self.components = components
         self.groups = groups
@@ -114,7 +117,8 @@ def read_bundle(data: bytes, digest: str) -> tuple[dict[str, Any], dict[str, byt
 
 
 def pod_mesh(manifest: Mapping[str, Any]) -> Mesh:
-    """The mesh the program wants, of all devices of the pod; Auto axes as the program was lowered."""
+    """The mesh the program wants, of all devices of the pod; Auto axes as the program was
+    lowered."""
     shape, axes = manifest["mesh"]["shape"], manifest["mesh"]["axes"]
     devices = jax.devices()
     if math.prod(shape) != len(devices):
@@ -136,13 +140,14 @@ def load(manifest: Mapping[str, Any], parts: Mapping[str, bytes]) -> Program:
         for name, entries in manifest["groups"].items()
     }
     components = {
-        name: _compile(parts[name], entry, groups)
-        for name, entry in manifest["components"].items()
+        name: _compile(parts[name], entry, groups) for name, entry in manifest["components"].items()
     }
     return Program(manifest, components, groups)
 
 
-def _compile(part: bytes, entry: Mapping[str, Any], groups: Mapping[str, list[Buffer]]) -> Component:
+def _compile(
+    part: bytes, entry: Mapping[str, Any], groups: Mapping[str, list[Buffer]]
+) -> Component:
     exported = export.deserialize(bytearray(part))
     inputs = [groups[name] for name in entry["inputs"]]
     starts = np.cumsum([0, *(len(group) for group in inputs)])

@@ -1,7 +1,7 @@
 """What this host's accelerators are and how fast they could be.
 
-A utilisation without a true denominator is worthless, so the peak comes from a table of published dense
-figures or from a measurement, and is absent otherwise.
+A utilisation without a true denominator is worthless, so the peak comes from a table of published
+dense figures or from a measurement, and is absent otherwise.
 """
 
 from __future__ import annotations
@@ -10,14 +10,15 @@ import importlib.metadata
 import platform
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from workers.orders import Inventory
 
-# Dense peaks per jax device, FLOP/s, without structured sparsity. TPU: Google's system architecture pages;
-# GPU: NVIDIA's data sheets (SXM). float32 on GPU is the plain FP32 rate, not TF32.
+# Dense peaks per jax device, FLOP/s, without structured sparsity. TPU: Google's system architecture
+# pages; GPU: NVIDIA's data sheets (SXM). float32 on GPU is the plain FP32 rate, not TF32.
 _PUBLISHED_PEAKS: Mapping[str, Mapping[str, float]] = {
     "TPU v2": {"bfloat16": 22.5e12},
     "TPU v3": {"bfloat16": 61.5e12},
@@ -32,7 +33,8 @@ _PUBLISHED_PEAKS: Mapping[str, Mapping[str, float]] = {
 }
 
 _CALIBRATION_DIM = 1024
-"""Square matrices of 4 MiB: large enough for the full rate, 2.1 GFLOP a product, 20-40 ms on a core."""
+"""Square matrices of 4 MiB: large enough for the full rate, 2.1 GFLOP a product, 20-40 ms on a
+core."""
 
 _CALIBRATION_RUNS = 8
 
@@ -58,7 +60,7 @@ def inventory() -> Inventory:
     )
 
 
-def _peaks(devices: Sequence[jax.Device]) -> tuple[dict[str, float], str]:
+def _peaks(devices: Sequence[Any]) -> tuple[dict[str, float], str]:
     published = _PUBLISHED_PEAKS.get(devices[0].device_kind)
     if published is not None:
         return {dtype: peak * len(devices) for dtype, peak in published.items()}, "table"
@@ -83,6 +85,6 @@ def _calibrated_peak() -> float:
     return 2.0 * _CALIBRATION_DIM**3 / best
 
 
-def _memory_bytes(device: jax.Device) -> int:
+def _memory_bytes(device: Any) -> int:
     stats = device.memory_stats() if device.platform != "cpu" else None
     return int(stats.get("bytes_limit", 0)) if stats else 0

@@ -1,9 +1,9 @@
 """One generation of a job at one host: its state on the devices, and one step of it.
 
 A step is a transaction: nothing of the state is donated before apply_update, which starts only when
-every contribution is there and all hosts of the pod have agreed; whatever fails earlier leaves the state
-of the step before intact. Gradients are summed over the fixed slot tree by the program's own accumulate,
-wherever a partial sum was made, so the number of pods does not change the bits.
+every contribution is there and all hosts of the pod have agreed; whatever fails earlier leaves the
+state of the step before intact. Gradients are summed over the fixed slot tree by the program's own
+accumulate, wherever a partial sum was made, so the number of pods does not change the bits.
 """
 
 from __future__ import annotations

@@ -29,5 +29,7 @@ class UnknownJob(ControllerError):
     """No live job has this id; a finished one may, the store knows."""
 
     def __init__(self, job_id: str) -> None:
-        super().__init__(f"no live job has the id {job_id!r}; `landbridge jobs` lists those there are")
+        super().__init__(
+            f"no live job has the id {job_id!r}; `landbridge jobs` lists those there are"
+        )
         self.job_id = job_id

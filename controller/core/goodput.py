@@ -30,7 +30,9 @@ def tokens_per_second(job: Job) -> float | None:
     return job.spec.tokens_per_step * len(recent) / seconds if seconds > 0 else None
 
 
-def utilisation(tokens_per_s: float | None, flops_per_token: float, peak: float | None) -> float | None:
+def utilisation(
+    tokens_per_s: float | None, flops_per_token: float, peak: float | None
+) -> float | None:
     """Share of the peak in use; None when rate, FLOPs or peak are not known."""
     if tokens_per_s is None or not flops_per_token or not peak:
         return None

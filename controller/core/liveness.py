@@ -1,4 +1,5 @@
-"""Is a host alive, and is a pod letting go in time: observations and now in, verdict and reason out."""
+"""Is a host alive, is a pod letting go in time: observations and now in, a verdict with its reason
+out. Policy and thresholds live here and nowhere else."""
 
 from __future__ import annotations
 
@@ -13,15 +14,15 @@ class LivenessPolicy:
     """Durations in seconds."""
 
     heartbeat_interval: float = 1.0
-    """One message a second and host: 1,536 hosts (two PaLM pods) cost the controller 3% of a core."""
+    """Fifteen of them fit the grace, so that one late message is no verdict."""
     silence_grace: float = 15.0
-    """Fifteen heartbeats: a compiler that holds the interpreter lock was seen to mute a host for 5 s.
-    A crash does not wait for this; its connection closes at once."""
+    """Fifteen heartbeats. A crash does not wait for this, its connection closes at once; so it only
+    has to outlast the pauses of a host that is alive, such as a compiler holding the interpreter."""
     suspicion_grace: float = 2.0
     """A peer that died closes its control stream within this; a job that fails can then name it."""
     release_grace: float = 3.0
-    """A pod that has not let go by then is stuck in a step or in the compiler and is restarted, which
-    keeps cancel within its promised 5 s."""
+    """A pod that has not let go by then is stuck in a step or in the compiler and is restarted,
+    which keeps cancel within its promised 5 s."""
 
 
 class Verdict(typing.NamedTuple):

@@ -1,8 +1,8 @@
 """The controller's brain: (state, event, now) -> what the state becomes and what is to be done.
 
-Pure: no clock, no I/O, no randomness. `handle` looks up the one handler of an event; handlers of hosts
-and pods are in `membership`, those of jobs here. After any event that may free or add pods, the waiting
-jobs are looked at again.
+Pure: no clock, no I/O, no randomness. `handle` looks up the one handler of an event; handlers of
+hosts and pods are in `membership`, those of jobs here. After any event that may free or add pods,
+the waiting jobs are looked at again.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ def handle(state: State, event: events.Event, now: float, policy: LivenessPolicy
     return turn.outcome()
 
 
-def _job_submitted(turn: Turn, event: events.JobSubmitted, _: LivenessPolicy) -> None:
+def _job_submitted(turn: Turn, event: events.JobSubmitted, _policy: LivenessPolicy) -> None:
     reason = Reason("PendingEvaluation", "submitted")
     job = Job(event.job_id, event.spec, JobState.PENDING, reason, created_at=turn.now)
     turn.put_job(job, Entry("job.submitted", f"{event.spec.name} was submitted", job.id))
     turn.availability_changed = True
 
 
-def _job_reloaded(turn: Turn, event: events.JobReloaded, _: LivenessPolicy) -> None:
+def _job_reloaded(turn: Turn, event: events.JobReloaded, _policy: LivenessPolicy) -> None:
     """Steps are pure functions of the seed, so starting over costs time and no result."""
     job = event.job
     if job.state is not JobState.PENDING:
@@ -56,7 +56,7 @@ def _job_reloaded(turn: Turn, event: events.JobReloaded, _: LivenessPolicy) -> N
     turn.availability_changed = True
 
 
-def _cancel_requested(turn: Turn, event: events.CancelRequested, _: LivenessPolicy) -> None:
+def _cancel_requested(turn: Turn, event: events.CancelRequested, _policy: LivenessPolicy) -> None:
     job = turn.job(event.job_id)
     if job.state is JobState.CANCELLING:
         return
@@ -71,7 +71,7 @@ def _cancel_requested(turn: Turn, event: events.CancelRequested, _: LivenessPoli
     membership.let_go(turn, job, reason.message)
 
 
-def _program_lowered(turn: Turn, event: events.ProgramLowered, _: LivenessPolicy) -> None:
+def _program_lowered(turn: Turn, event: events.ProgramLowered, _policy: LivenessPolicy) -> None:
     job = turn.current_job(event.assignment)
     if job is None or job.state is not JobState.ADMITTED:
         return
@@ -106,13 +106,13 @@ def _program_lowered(turn: Turn, event: events.ProgramLowered, _: LivenessPolicy
             )
 
 
-def _lowering_failed(turn: Turn, event: events.LoweringFailed, _: LivenessPolicy) -> None:
+def _lowering_failed(turn: Turn, event: events.LoweringFailed, _policy: LivenessPolicy) -> None:
     job = turn.current_job(event.assignment)
     if job is not None and job.state is JobState.ADMITTED:
         membership.fail(turn, job, Reason("LoweringFailed", event.message))
 
 
-def _program_ready(turn: Turn, event: events.ProgramReady, _: LivenessPolicy) -> None:
+def _program_ready(turn: Turn, event: events.ProgramReady, _policy: LivenessPolicy) -> None:
     job, host = turn.current_job(event.assignment), turn.host(event.host)
     if job is None or host is None or job.state is not JobState.STARTING:
         return
@@ -153,7 +153,7 @@ def _start(turn: Turn, job: Job, assignment: Assignment) -> None:
     _extend_window(turn, job, assignment)
 
 
-def _steps_applied(turn: Turn, event: events.StepsApplied, _: LivenessPolicy) -> None:
+def _steps_applied(turn: Turn, event: events.StepsApplied, _policy: LivenessPolicy) -> None:
     job = turn.current_job(event.assignment)
     if job is None or job.progress is None or turn.host(event.host) is None:
         return

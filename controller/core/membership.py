@@ -1,8 +1,8 @@
 """Hosts and pods that come, go, fault and let go, and what that means for the jobs on them.
 
-A pod is lost as a whole: when one of its hosts goes, its job fails and its other hosts are restarted,
-since a jax.distributed pod cannot be joined again by a new process. The job's other pods let go at the
-next step boundary and are free for the next job.
+A pod is lost as a whole: when one of its hosts goes, its job fails and its other hosts are
+restarted, since a jax.distributed pod cannot be joined again by a new process. The job's other pods
+let go at the next step boundary and are free for the next job.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _FAULT_CODES = {
 }
 
 
-def host_attached(turn: Turn, event: events.HostAttached, _: LivenessPolicy) -> None:
+def host_attached(turn: Turn, event: events.HostAttached, _policy: LivenessPolicy) -> None:
     ref = event.host
     pod = turn.pods.get(ref.pod, Pod(ref.pod, event.num_hosts))
     if pod.hosts and pod.num_hosts != event.num_hosts:
@@ -45,7 +45,7 @@ def host_attached(turn: Turn, event: events.HostAttached, _: LivenessPolicy) -> 
             turn.order(commands.AssembleHost(member.ref, coordinator, lead.link_address))
 
 
-def host_inventoried(turn: Turn, event: events.HostInventoried, _: LivenessPolicy) -> None:
+def host_inventoried(turn: Turn, event: events.HostInventoried, _policy: LivenessPolicy) -> None:
     host = turn.host(event.host)
     if host is None:
         return
@@ -57,19 +57,19 @@ def host_inventoried(turn: Turn, event: events.HostInventoried, _: LivenessPolic
         turn.availability_changed = True
 
 
-def host_heard(turn: Turn, event: events.HostHeard, _: LivenessPolicy) -> None:
+def host_heard(turn: Turn, event: events.HostHeard, _policy: LivenessPolicy) -> None:
     host = turn.host(event.host)
     if host is not None:
         turn.put_host(dataclasses.replace(host, last_heard=turn.now, traffic=event.traffic))
 
 
-def host_detached(turn: Turn, event: events.HostDetached, _: LivenessPolicy) -> None:
+def host_detached(turn: Turn, event: events.HostDetached, _policy: LivenessPolicy) -> None:
     host = turn.host(event.host)
     if host is not None:
         _lose(turn, host, event.cause)
 
 
-def job_faulted(turn: Turn, event: events.JobFaulted, policy: LivenessPolicy) -> None:
+def job_faulted(turn: Turn, event: events.JobFaulted, _policy: LivenessPolicy) -> None:
     job = turn.current_job(event.assignment)
     if job is None or turn.host(event.host) is None or job.state is JobState.CANCELLING:
         return
@@ -82,7 +82,7 @@ def job_faulted(turn: Turn, event: events.JobFaulted, policy: LivenessPolicy) ->
         turn.put_job(suspicion, Entry("job.link_fault", reason.message, job.id, event.suspect_pod))
 
 
-def job_released(turn: Turn, event: events.JobReleased, _: LivenessPolicy) -> None:
+def job_released(turn: Turn, event: events.JobReleased, _policy: LivenessPolicy) -> None:
     host = turn.host(event.host)
     if host is None or host.holds != event.assignment:
         return
@@ -90,7 +90,7 @@ def job_released(turn: Turn, event: events.JobReleased, _: LivenessPolicy) -> No
     _free_if_released(turn, turn.pods[host.ref.pod])
 
 
-def ticked(turn: Turn, _: events.Ticked, policy: LivenessPolicy) -> None:
+def ticked(turn: Turn, _event: events.Ticked, policy: LivenessPolicy) -> None:
     for pod in list(turn.pods.values()):
         for host in list(pod.hosts.values()):
             silent = liveness.is_silent(host, turn.now, policy)
@@ -107,9 +107,7 @@ def ticked(turn: Turn, _: events.Ticked, policy: LivenessPolicy) -> None:
 
 def fail(turn: Turn, job: Job, reason: Reason) -> None:
     """The job ends with this reason; its pods let go."""
-    job = dataclasses.replace(
-        job.moved(Move.FAIL, reason), finished_at=turn.now, suspicion=None
-    )
+    job = dataclasses.replace(job.moved(Move.FAIL, reason), finished_at=turn.now, suspicion=None)
     turn.put_job(job, Entry("job.failed", reason.message, job.id, data={"code": reason.code}))
     let_go(turn, job, reason.message)
 

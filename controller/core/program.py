@@ -1,13 +1,14 @@
 """One training step as the controller knows it: numbers and components, no tensors.
 
 A step is forward_backward on every pod, the exchange between pods, and apply_update on every pod
-(components A and B of PaLM, section 4). The bundle holds them; the controller keeps only facts of its
-manifest. How the global batch is cut over the pods is decided here too.
+(components A and B of PaLM, section 4). The bundle holds them; the controller keeps only facts of
+its manifest. How the global batch is cut over the pods is decided here too.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -34,4 +35,4 @@ def slot_ranges(num_slots: int, num_pods: int) -> tuple[tuple[int, int], ...]:
     if not 1 <= num_pods <= num_slots:
         raise ValueError(f"{num_slots} slots cannot be cut over {num_pods} pods")
     cuts = [i * num_slots // num_pods for i in range(num_pods + 1)]
-    return tuple(zip(cuts, cuts[1:], strict=False))
+    return tuple(itertools.pairwise(cuts))

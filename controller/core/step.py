@@ -1,8 +1,9 @@
 """How far a job is: merges what pods report into one curve, and says how far they may run.
 
-A step counts when every pod of the gang has applied it. Records of one pod arrive in order; those of
-several pods are held until the slowest has reported. Digests of one step must agree over the pods.
-The pods themselves keep within one step of each other (DESIGN.md section 5), so little is ever held.
+A step counts when every pod of the gang has applied it. Records of one pod arrive in order; those
+of several pods are held until the slowest has reported. Digests of one step must agree over the
+pods. The pods themselves keep within one step of each other (DESIGN.md section 5), so little is
+ever held.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ def begin(target_steps: int, pods: Sequence[str]) -> Progress:
     return Progress(
         target_steps=target_steps,
         applied=dict.fromkeys(pods, 0),
-        held={pod: () for pod in pods},
+        held=dict.fromkeys(pods, ()),
     )
 
 
@@ -146,9 +147,7 @@ def extend(progress: Progress) -> Progress | None:
         return None
     if progress.granted - slowest > WINDOW_STEPS // 2:
         return None
-    return dataclasses.replace(
-        progress, granted=min(slowest + WINDOW_STEPS, progress.target_steps)
-    )
+    return dataclasses.replace(progress, granted=min(slowest + WINDOW_STEPS, progress.target_steps))
 
 
 def _merge_all(
@@ -163,10 +162,12 @@ def _merge_all(
 
 
 def _merge(by_pod: Mapping[str, StepRecord], last: StepRecord | None) -> MergedStep:
-    """Losses agree bit for bit, so any pod's will do; where the time went is the slowest pod's word.
+    """Losses agree bit for bit, so any pod's will do; where the time went is the slowest pod's
+    word.
 
-    A merged step lasts from the last pod's end of the step before to the last pod's end of this one, so
-    that durations of steps sum to wall time; the slowest pod of each step alone would exceed it.
+    A merged step lasts from the last pod's end of the step before to the last pod's end of this
+    one, so that durations of steps sum to wall time; the slowest pod of each step alone would
+    exceed it.
     """
     records = list(by_pod.values())
     digests = {pod: r.digest for pod, r in by_pod.items() if r.digest}

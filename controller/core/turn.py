@@ -1,7 +1,7 @@
 """One turn of the machine: the state it starts from, and everything that comes of it.
 
-The state itself is immutable. A turn copies a mapping when it first changes it, so that a handler reads
-like plain assignment while the caller still gets old and new side by side.
+The state itself is immutable. A turn copies a mapping when it first changes it, so that a handler
+reads like plain assignment while the caller still gets old and new side by side.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one event led to. Changed jobs and entries are committed before commands are executed."""
+    """What one event led to. Changed jobs and entries are committed before commands are
+    executed."""
 
     state: State
     commands: Sequence[Command]

@@ -1,7 +1,7 @@
 """What readers may see: plain documents with the field names of the public API.
 
-API, metrics and dashboard show these and compute nothing themselves. Unknown numbers are None; a loss
-that is not finite is None too, since JSON has no word for it, and `loss_is_finite` says so.
+API, metrics and dashboard show these and compute nothing themselves. Unknown numbers are None; a
+loss that is not finite is None too, since JSON has no word for it, and `loss_is_finite` says so.
 """
 
 from __future__ import annotations

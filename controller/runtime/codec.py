@@ -1,4 +1,5 @@
-"""Between the wire and the core: the only file of the controller that knows control messages' fields."""
+"""Between the wire and the core: the only file of the controller that knows control messages'
+fields."""
 
 from __future__ import annotations
 
@@ -82,9 +83,7 @@ def decode_event(host: HostRef, message: pb.HostEvent) -> events.Event:
             raise ValueError(f"{host} sent an event of kind {other!r}, which cannot come here")
 
 
-def encode_command(
-    command: commands.Command, heartbeat_interval_seconds: float
-) -> pb.HostCommand:
+def encode_command(command: commands.Command, heartbeat_interval_seconds: float) -> pb.HostCommand:
     """An order as its host hears it."""
     match command:
         case commands.AssembleHost():
@@ -102,9 +101,7 @@ def encode_command(
             )
             return pb.HostCommand(grant_window=grant)
         case commands.StopHost(_, assignment, reason):
-            stop = pb.StopJob(
-                job=assignment.job, generation=assignment.generation, reason=reason
-            )
+            stop = pb.StopJob(job=assignment.job, generation=assignment.generation, reason=reason)
             return pb.HostCommand(stop_job=stop)
         case commands.DismissHost(_, reason):
             return pb.HostCommand(dismiss=pb.Dismiss(reason=reason))

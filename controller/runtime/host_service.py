@@ -1,7 +1,7 @@
 """The gRPC side of the controller: hosts attach here and fetch bundles here.
 
-A stream is a host's life: its first message names it, its end ends it. Messages become events for the
-loop, orders become messages; nothing is decided here.
+A stream is a host's life: its first message names it, its end ends it. Messages become events for
+the loop, orders become messages; nothing is decided here.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
         self._outboxes: dict[HostRef, asyncio.Queue[control_pb2.HostCommand]] = {}
 
     def send(self, command: HostCommand) -> None:
-        """Put an order on its host's stream. A host that has gone gets nothing; its end is an event."""
+        """Put an order on its host's stream. A host that has gone gets nothing; its end is an
+        event."""
         outbox = self._outboxes.get(command.host)
         if outbox is not None:
             outbox.put_nowait(codec.encode_command(command, self._heartbeat_interval_seconds))
@@ -116,9 +117,7 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
             )
         return hello
 
-    async def _read(
-        self, host: HostRef, requests: AsyncIterator[control_pb2.HostEvent]
-    ) -> None:
+    async def _read(self, host: HostRef, requests: AsyncIterator[control_pb2.HostEvent]) -> None:
         async for message in requests:
             self._post(codec.decode_event(host, message))
 

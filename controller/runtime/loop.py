@@ -1,8 +1,8 @@
 """The single writer: takes an event, asks the core, commits, executes.
 
-One asyncio task owns the controller's state. Everybody else posts events and reads the immutable state;
-there are no locks. Decisions are committed before their commands are executed; measurements are written
-behind, in batches, off the decision path.
+One asyncio task owns the controller's state. Everybody else posts events and reads the immutable
+state; there are no locks. Decisions are committed before their commands are executed; measurements
+are written behind, in batches, off the decision path.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from controller.runtime.store import JobRow, Store
 logger = logging.getLogger(__name__)
 
 STEP_FLUSH_SECONDS = 0.25
-"""Step records reach the store at most this late; one transaction then holds 4,000 steps at 16k/s."""
+"""Step records reach the store at most this late; one transaction then holds 4,000 steps at
+16k/s."""
 
 TICK_SECONDS = 0.25
 """Resolution of every deadline in the liveness policy; the shortest of them is 2 s."""

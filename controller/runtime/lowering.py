@@ -1,7 +1,7 @@
 """Has programs lowered: runs `python -m model.lower` with a deadline and keeps what comes out.
 
-The controller imports no jax; the subprocess does. Bundles are cached by the digest of everything that
-decides their bytes: the request, the platform and the versions of the packages that lower.
+The controller imports no jax; the subprocess does. Bundles are cached by the digest of everything
+that decides their bytes: the request, the platform and the versions of the packages that lower.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from controller.core.program import Program
 logger = logging.getLogger(__name__)
 
 DEADLINE_SECONDS = 300.0
-"""palm-540b for 3,072 devices lowers in under a second once jax is imported; minutes mean a hang."""
+"""palm-540b for 3,072 devices lowers in under a second once jax is imported; minutes mean a
+hang."""
 
 _ERROR_LINES = 12
 _VERSIONED_PACKAGES = ("landbridge", "jax", "jaxlib", "flax", "optax")

@@ -1,8 +1,8 @@
 """Prometheus metrics: the state read at scrape time, and three things that only happen in passing.
 
-Gauges and counters of jobs and pods are made from the loop's state when somebody scrapes, so there is
-nothing to keep in step with it and a series ends with its pod. Jobs that have ended are kept as they
-were, the newest ones, until they are deleted. Histograms are fed by the loop as things happen.
+Gauges and counters of jobs and pods are made from the loop's state when somebody scrapes, so there
+is nothing to keep in step with it and a series ends with its pod. Jobs that have ended are kept as
+they were, the newest ones, until they are deleted. Histograms are fed by the loop as things happen.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import collections
 import time
 from collections.abc import Callable, Iterable, Sequence
 
+import prometheus_client
 from prometheus_client import CollectorRegistry, Gauge, Histogram
 from prometheus_client.core import Metric
 
@@ -19,6 +20,9 @@ from controller.core.job import Job
 from controller.core.step import MergedStep
 from controller.core.turn import State
 from controller.runtime.series import families
+
+# A series per histogram that says when it was made: nobody asks, and each job would have one.
+prometheus_client.disable_created_metrics()
 
 KEPT_JOBS = 100
 """Ended jobs whose series stay: a scrape of them is about 200 kB."""
@@ -37,9 +41,7 @@ LAG_SAMPLES = 60
 class Metrics:
     """Owns the registry. `state` is called at every scrape."""
 
-    def __init__(
-        self, state: Callable[[], State], clock: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, state: Callable[[], State], clock: Callable[[], float] = time.time) -> None:
         self.registry = CollectorRegistry()
         self._state = state
         self._clock = clock

@@ -17,7 +17,8 @@ jobs = sa.Table(
     sa.Column("attempt", sa.Integer, nullable=False),
     sa.Column("generation", sa.Integer, nullable=False),
     sa.Column("labels", sa.JSON, nullable=False),
-    # What the core decides from, and what readers see of it; the second is stale while a job is live.
+    # What the core decides from, and what readers see of it; the second is stale while a job is
+    # live.
     sa.Column("spec", sa.JSON, nullable=False),
     sa.Column("document", sa.JSON, nullable=False),
     sa.Column("idempotency_key", sa.String, nullable=True, unique=True),

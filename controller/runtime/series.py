@@ -1,8 +1,8 @@
 """The metric catalogue: which numbers of jobs, pods and links become which series.
 
-A pure function of the state, of names that people's dashboards rely on (docs: the metric reference).
-A number that is not known has no sample. Counters may fall when a process starts over, as Prometheus
-expects of counters.
+A pure function of the state, of names that people's dashboards rely on (docs: the metric
+reference). A number that is not known has no sample. Counters may fall when a process starts over,
+as Prometheus expects of counters.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ def _per_job(value: Callable[[Job, float], float | None]) -> Callable[[_Snapshot
 
 
 def _measured_until(job: Job, now: float) -> float:
-    """Time since the last step is not yet told apart by category, so a running job's times are those
-    up to its last step; else `idle` would grow during a step and fall at its end."""
+    """Time since the last step is not yet told apart by category, so a running job's times are
+    those up to its last step; else `idle` would grow during a step and fall at its end."""
     last = job.progress.last if job.progress else None
     return last.time if last is not None and job.finished_at is None else now
 

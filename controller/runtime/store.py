@@ -16,6 +16,8 @@ from typing import Any
 import alembic.command
 import alembic.config
 import sqlalchemy as sa
+import sqlalchemy.event
+import sqlalchemy.exc
 
 from controller.core.job import FINAL_STATES, Job, JobSpec, JobState, Reason
 from controller.core.turn import Entry
@@ -56,7 +58,7 @@ class Store:
     def __init__(self, url: str) -> None:
         self._engine = sa.create_engine(url, connect_args=_connect_args(url))
         if self._engine.dialect.name == "sqlite":
-            sa.event.listen(self._engine, "connect", _configure_sqlite)
+            sqlalchemy.event.listen(self._engine, "connect", _configure_sqlite)
 
     def migrate(self) -> None:
         """Bring the tables to the newest version."""
@@ -74,7 +76,7 @@ class Store:
         try:
             with self._engine.connect() as connection:
                 connection.execute(sa.select(1))
-        except sa.exc.SQLAlchemyError:
+        except sqlalchemy.exc.SQLAlchemyError:
             return False
         return True
 

@@ -25,7 +25,8 @@ class Launcher(Protocol):
     """Keeps the processes of a fleet running."""
 
     async def start(self, plan: WorkerPlan) -> None:
-        """Start every pod and return; hosts announce themselves to the controller when they are up."""
+        """Start every pod and return; hosts announce themselves to the controller when they are
+        up."""
         ...
 
     async def restart_pod(self, pod: str, pids: Collection[int]) -> None:

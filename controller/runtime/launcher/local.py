@@ -1,8 +1,8 @@
 """Pods simulated on this machine: one subprocess per host, each pod on its own share of the cores.
 
-Pods that shared cores would slow each other down and make every utilisation figure a lie, so a pod is
-bound to its part when there are at least as many cores as pods. A process that ends is started again,
-together with the rest of its pod.
+Pods that shared cores would slow each other down and make every utilisation figure a lie, so a pod
+is bound to its part when there are at least as many cores as pods. A process that ends is started
+again, together with the rest of its pod.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ TERM_GRACE_SECONDS = 3.0
 """jax.distributed takes SIGTERM for itself, so some processes only leave for SIGKILL."""
 
 RESTART_DELAYS_SECONDS = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
-"""Before the first, second, ... restart in a row; a pod that lived for a minute starts over at 0."""
+"""Before the first, second, ... restart in a row; a pod that lived for a minute starts over at
+0."""
 
 _STEADY_SECONDS = 60.0
 
@@ -102,7 +103,8 @@ class LocalLauncher:
                 stdout=output,
                 stderr=output,
                 env={**os.environ, "LANDBRIDGE_JOIN_TOKEN": plan.join_token},
-                # Its own session: Ctrl-C at the terminal reaches `up` alone, which ends workers itself.
+                # Its own session: Ctrl-C at the terminal reaches `up` alone, which ends workers
+                # itself.
                 start_new_session=True,
             )
 
