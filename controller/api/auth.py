@@ -54,4 +54,6 @@ def _knows(request: Request, token: str) -> bool:
 
 def _is_of_another_site(request: Request) -> bool:
     origin = request.headers.get("origin")
-    return origin is not None and urllib.parse.urlsplit(origin).netloc != request.headers.get("host")
+    return origin is not None and urllib.parse.urlsplit(origin).netloc != request.headers.get(
+        "host"
+    )

@@ -15,7 +15,7 @@ from controller.runtime.loop import Loop
 from controller.runtime.store import Store
 
 MAX_STREAMS = 64
-"""Event streams at a time. Each costs a few queries a second while things happen; browsers reconnect."""
+"""Event streams at a time; each costs two small queries a second. Browsers reconnect."""
 
 
 def _no_reasons() -> list[str]:

@@ -1,7 +1,7 @@
 """From a valid specification to what the core decides from.
 
-Everything is written out: what the lowerer and the hosts get does not depend on defaults that a later
-version may change. Two specifications that mean the same give the same bytes.
+Everything is written out: what the lowerer and the hosts get does not depend on defaults that a
+later version may change. Two specifications that mean the same give the same bytes.
 """
 
 from __future__ import annotations

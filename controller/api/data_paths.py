@@ -1,7 +1,7 @@
 """Whether the files a specification names are there, before anything starts.
 
-Done only where the controller sees the disks of the hosts, such as on one machine. Reads no content;
-the hosts read, and compare what they read by digest.
+Done only where the controller sees the disks of the hosts, such as on one machine. Reads no
+content; the hosts read, and compare what they read by digest.
 """
 
 from __future__ import annotations

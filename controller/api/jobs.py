@@ -1,7 +1,7 @@
 """Jobs: submit, list, look at, cancel, delete.
 
-Live jobs are shown from the loop's state, finished ones from the store, in the same words. Nothing is
-decided here; the loop is asked.
+Live jobs are shown from the loop's state, finished ones from the store, in the same words. Nothing
+is decided here; the loop is asked.
 """
 
 from __future__ import annotations

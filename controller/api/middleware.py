@@ -6,13 +6,13 @@ Plain ASGI, since the bound must be kept while bytes arrive and streams must pas
 from __future__ import annotations
 
 import re
+import uuid
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from controller.api import auth
-from controller.api.ids import new_id
 from controller.api.problems import ApiProblem, problem_response
 
 MAX_BODY_BYTES = 1 << 20
@@ -32,7 +32,7 @@ class RequestIds:
             await self._app(scope, receive, send)
             return
         given = dict(scope["headers"]).get(b"x-request-id", b"")
-        request_id = given if _REQUEST_ID.fullmatch(given) else new_id(0).encode()
+        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex.encode()
         scope.setdefault("state", {})["request_id"] = request_id.decode()
 
         async def send_with_id(message: Message) -> None:

@@ -1,7 +1,7 @@
 """What a job would be, told before it starts.
 
-Numbers follow from the specification alone, or they are null: this version predicts no memory and no
-speed, and says so in the warnings.
+Numbers follow from the specification alone, or they are null: this version predicts no memory and
+no speed, and says so in the warnings.
 """
 
 from __future__ import annotations

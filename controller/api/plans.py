@@ -24,5 +24,5 @@ async def validate_job(request: Request, context: Context) -> Response:
 
 @router.post("/jobs:plan", operation_id="planJob", openapi_extra=SPEC_BODY)
 async def plan_job(request: Request, context: Context) -> Response:
-    """What the job would be: parameters, FLOPs per token, and what is known beyond. Nothing starts."""
+    """What the job would be: parameters, FLOPs per token, what else is known. Nothing starts."""
     return await validate_job(request, context)

@@ -1,7 +1,7 @@
 """Everything the API says when it cannot do what was asked: RFC 9457 problem documents.
 
-A problem names what is wrong, where (`errors`, with a JSON pointer each) and what to do. Nothing of
-the inside leaks: an unexpected exception is logged with its request id and answered by that id only.
+A problem names what is wrong, where (`errors`, with a JSON pointer each) and what to do. Nothing
+of the inside leaks: an unexpected exception is logged with its request id and answered by that id only.
 """
 
 from __future__ import annotations
@@ -120,9 +120,7 @@ def install(app: FastAPI) -> None:
         detail = f"an error in the controller; its log tells more about request {request_id}"
         # This handler is called outside the middleware that sets the header on all other answers.
         headers = {"X-Request-ID": str(request_id)}
-        return problem_response(
-            request, ApiProblem(500, "internal-error", detail, headers=headers)
-        )
+        return problem_response(request, ApiProblem(500, "internal-error", detail, headers=headers))
 
 
 def _of_http_error(request: Request, error: HTTPException) -> ApiProblem:

@@ -51,15 +51,18 @@ def _path_in(document: Any, loc: Sequence[Key]) -> list[Key]:
     path: list[Key] = []
     here = document
     for position, key in enumerate(loc):
-        if isinstance(here, dict) and key in here:
-            here = here[key]
-            path.append(key)
-        elif isinstance(here, list) and isinstance(key, int) and key < len(here):
+        if _has(here, key):
             here = here[key]
             path.append(key)
         elif position == len(loc) - 1 and isinstance(here, dict) and key != "[key]":
             path.append(key)
     return path
+
+
+def _has(value: Any, key: Key) -> bool:
+    if isinstance(value, list):
+        return isinstance(key, int) and key < len(value)
+    return isinstance(value, dict) and key in value
 
 
 def _unknown_key(path: list[Key], loc: Sequence[Key]) -> SpecProblem:

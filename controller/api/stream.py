@@ -23,7 +23,7 @@ from controller.runtime.store import JobQuery
 router = APIRouter(tags=["stream"], responses=RESPONSES)
 
 SNAPSHOT_SECONDS = 0.5
-"""At most two snapshots a second and topic: as fast as anybody reads, however fast the steps are."""
+"""At most two snapshots a second and topic: as fast as anybody reads."""
 
 _JOBS_SHOWN = 50
 _ENTRIES_AT_A_TIME = 500
@@ -57,7 +57,9 @@ async def _slot(request: Request) -> AsyncIterator[None]:
 
 
 async def _topics(
-    topics: Annotated[str, Query(max_length=1024, description="jobs, pods, job:ID; commas between")],
+    topics: Annotated[
+        str, Query(max_length=1024, description="jobs, pods, job:ID; commas between")
+    ],
 ) -> list[str]:
     names = [name.strip() for name in topics.split(",") if name.strip()]
     wrong = [name for name in names if name not in ("jobs", "pods") and not name.startswith("job:")]

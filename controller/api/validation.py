@@ -1,7 +1,7 @@
 """From the text of a specification to a `Spec`, or to everything that is wrong with it, at once.
 
-Four looks at the document: its shape, what this version cannot run, the model's own rules, and rules
-between fields. They are independent, so that one mistake does not hide the next; where two looks
+Four looks at the document: its shape, what this version cannot run, the model's own rules, and
+rules between fields. They are independent, so that one mistake does not hide the next; where two looks
 object to the same place, the first is told.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import model.config
 from controller.api.availability import unavailable
@@ -146,5 +146,5 @@ def _whole(value: Any) -> int | None:
     return value if type(value) is int and value > 0 else None
 
 
-def _is_map(value: Any) -> bool:
+def _is_map(value: Any) -> TypeGuard[dict[str, Any]]:
     return isinstance(value, dict)

@@ -1,4 +1,4 @@
-"""How numbers are written for people: rounded to what can be read, with a unit, a dash for unknown."""
+"""How numbers are written for people: rounded, with a unit, and a dash for what is not known."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import datetime
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-UNKNOWN = "–"
+UNKNOWN = "\N{EN DASH}"
 
 _PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -66,8 +66,10 @@ def clock_time(time: float | None) -> str:
 
 
 def agreement(pods: Sequence[Mapping[str, Any]]) -> str:
-    """Whether the newest digests of the pods are `equal`, `differ`, or cannot be compared (`unknown`:
-    some pod has none, or they are of different steps, which they are for a moment)."""
+    """Whether the newest digests of the pods are `equal`, `differ`, or cannot be compared.
+
+    They are `unknown` when some pod has none or, for a moment, when they are of different steps.
+    """
     digests = [pod["digest"] for pod in pods]
     if not digests or None in digests or len({digest["step"] for digest in digests}) > 1:
         return "unknown"
@@ -92,8 +94,10 @@ def shares(seconds: Mapping[str, float]) -> list[dict[str, Any]]:
 
 def _three_digits(value: float) -> str:
     magnitude = abs(value)
-    return f"{value:.0f}" if magnitude >= 100 or value == int(value) else (
-        f"{value:.1f}" if magnitude >= 10 else f"{value:.2f}"
+    return (
+        f"{value:.0f}"
+        if magnitude >= 100 or value == int(value)
+        else (f"{value:.1f}" if magnitude >= 10 else f"{value:.2f}")
     )
 
 

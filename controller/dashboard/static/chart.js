@@ -1,0 +1,83 @@
+// One chart in one figure: uPlot in the colours of the page, with a cursor shared by all charts.
+
+import uPlot from "./vendor/uPlot.esm.js";
+
+const HEIGHT = 190;
+const cursors = uPlot.sync("steps");
+const scheme = matchMedia("(prefers-color-scheme: dark)");
+
+export class Chart {
+  /** `columns` turns steps into one list of numbers per label. */
+  constructor(id, labels, columns) {
+    this.figure = document.getElementById(id);
+    this.labels = labels;
+    this.columns = columns;
+    this.steps = [];
+    this.plot = null;
+    new ResizeObserver(() => this.plot?.setSize(this.size())).observe(this.figure);
+    scheme.addEventListener("change", () => this.redraw());
+  }
+
+  draw(steps) {
+    this.steps = steps;
+    const columns = this.columns(steps);
+    if (!columns.some((column) => column.some((value) => value !== null))) return;
+    const data = [steps.map((step) => step.step), ...columns];
+    if (this.plot === null) {
+      this.figure.querySelector("p")?.remove();
+      this.plot = new uPlot(this.options(), data, this.figure);
+    } else {
+      this.plot.setData(data);
+    }
+  }
+
+  redraw() {
+    this.plot?.destroy();
+    this.plot = null;
+    this.draw(this.steps);
+  }
+
+  size() {
+    const style = getComputedStyle(this.figure);
+    const padding = parseFloat(style.paddingLeft) + parseFloat(style.paddingRight);
+    return { width: this.figure.clientWidth - padding, height: HEIGHT };
+  }
+
+  options() {
+    const style = getComputedStyle(document.documentElement);
+    const colour = (name) => style.getPropertyValue(name).trim();
+    const axis = {
+      stroke: colour("--quiet"),
+      font: `11px ${style.fontFamily}`,
+      grid: { stroke: colour("--line"), width: 1 },
+      ticks: { show: false },
+    };
+    const isPair = this.labels.length > 1;
+    const series = this.labels.map((label, index) => ({
+      label,
+      stroke: colour(index === 0 ? "--curve" : "--curve-2"),
+      width: isPair && index === 0 && label === "raw" ? 1 : 2,
+      alpha: label === "raw" ? 0.45 : 1,
+      points: { show: false },
+      value: (_, value) => written(value),
+    }));
+    return {
+      ...this.size(),
+      series: [{ label: "step", value: (_, value) => (value === null ? "–" : String(value)) }, ...series],
+      scales: { x: { time: false } },
+      axes: [
+        { ...axis, size: 28 },
+        { ...axis, size: 52, values: (_, ticks) => ticks.map(written) },
+      ],
+      cursor: { sync: { key: cursors.key }, points: { size: 6 }, drag: { x: true, y: false } },
+      padding: [8, 8, 0, 0],
+    };
+  }
+}
+
+function written(value) {
+  if (value === null || value === undefined) return "–";
+  if (Math.abs(value) >= 1e6) return `${(value / 1e6).toPrecision(3)} M`;
+  if (Math.abs(value) >= 1e4) return `${(value / 1e3).toPrecision(3)} k`;
+  return String(Number(value.toPrecision(4)));
+}

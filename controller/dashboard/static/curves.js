@@ -1,0 +1,65 @@
+// The four curves of a job over its steps. Fetches only steps it has not seen; when a long job has more
+// than a screen can show, the server is asked for an even sample of all.
+
+import { Chart } from "./chart.js";
+
+const MOST_POINTS = 2000;
+const SMOOTHING = 0.1;
+
+export class Curves {
+  constructor(job) {
+    this.url = `/api/v1/jobs/${job}/steps`;
+    this.steps = [];
+    this.isUpdating = false;
+    this.charts = [
+      new Chart("chart-loss", ["raw", "smoothed"], (steps) => {
+        const losses = steps.map((step) => step.loss);
+        return [losses, smoothed(losses)];
+      }),
+      new Chart("chart-speed", ["tokens/s"], (steps) => [steps.map((step) => step.tokens_per_second)]),
+      new Chart("chart-mfu", ["MFU %"], (steps) => [
+        steps.map((step) => (step.mfu === null ? null : 100 * step.mfu)),
+      ]),
+      new Chart("chart-time", ["step", "exposed exchange"], (steps) => [
+        steps.map((step) => step.seconds),
+        steps.map((step) => step.exposed_seconds),
+      ]),
+    ];
+  }
+
+  async update() {
+    if (this.isUpdating) return;
+    this.isUpdating = true;
+    try {
+      await this.fetchNew();
+      for (const chart of this.charts) chart.draw(this.steps);
+    } finally {
+      this.isUpdating = false;
+    }
+  }
+
+  async fetchNew() {
+    const last = this.steps.at(-1)?.step ?? 0;
+    const fresh = await this.fetch(`after=${last}&points=${MOST_POINTS}`);
+    const isEven = this.steps.length + fresh.length <= MOST_POINTS;
+    this.steps = isEven ? this.steps.concat(fresh) : await this.fetch(`points=${MOST_POINTS / 2}`);
+  }
+
+  async fetch(query) {
+    const answer = await fetch(`${this.url}?${query}`);
+    if (!answer.ok) throw new Error(answer.statusText);
+    return (await answer.json()).steps;
+  }
+}
+
+/** Exponential moving average, corrected for its start; gaps stay gaps. */
+function smoothed(values) {
+  let sum = 0;
+  let weight = 0;
+  return values.map((value) => {
+    if (value === null) return null;
+    sum = (1 - SMOOTHING) * sum + SMOOTHING * value;
+    weight = (1 - SMOOTHING) * weight + SMOOTHING;
+    return sum / weight;
+  });
+}

@@ -1,0 +1,5 @@
+// The fleet page: fresh whenever a job or a pod changes.
+
+import { follow } from "./live.js";
+
+follow("jobs,pods");
