@@ -1,0 +1,61 @@
+# Six verbs. `make demo` and `make test` need only Python >= 3.11, make and the package registries.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PACKAGES := benchmarks controller landbridge model protos workers
+
+.PHONY: demo test check fix bench protos soak lock clean
+
+demo: $(VENV)/.demo
+	$(BIN)/python -m landbridge.demo
+
+test: $(VENV)/.full
+	@tests/install_system_packages.sh
+	$(BIN)/coverage run -m pytest $(PYTEST_ARGS)
+	$(BIN)/coverage report
+
+check: $(VENV)/.full
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/codespell $(PACKAGES) tests docs examples deploy README.md CONTRIBUTING.md CHANGELOG.md
+	$(BIN)/pyright
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python protos/generate.py --check
+	$(BIN)/python docs/generate.py --check
+
+fix: $(VENV)/.full
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/python docs/generate.py
+
+bench: $(VENV)/.full
+	$(BIN)/python -m benchmarks all
+
+protos: $(VENV)/.full
+	$(BIN)/python protos/generate.py
+
+# Long chaos and soak runs, left out of `make test`.
+soak: $(VENV)/.full
+	$(BIN)/python -m pytest -m soak
+
+lock:
+	uv pip compile --quiet --universal --no-emit-index-url --all-extras pyproject.toml -o requirements.lock
+
+clean:
+	rm -rf $(VENV)
+
+$(BIN)/uv:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+
+# The lock file only pins; what is installed follows from the extras. Bytecode is compiled at once,
+# because processes that each compile what they import make every first start slow.
+INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode -c requirements.lock
+
+$(VENV)/.demo: $(BIN)/uv pyproject.toml requirements.lock
+	$(INSTALL) -e '.[controller,model,worker]'
+	@touch $@
+
+$(VENV)/.full: $(BIN)/uv pyproject.toml requirements.lock
+	$(INSTALL) -e '.[controller,model,worker,ray,test,dev]'
+	@touch $@ $(VENV)/.demo
