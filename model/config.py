@@ -181,7 +181,7 @@ class MeshConfig:
 
 def _model_problems(model: Mapping[str, Any]) -> list[Problem]:
     preset = model.get("preset")
-    if preset is not None and preset not in PRESETS:
+    if preset is not None and preset not in list(PRESETS):
         near = unknown_key(str(preset), PRESETS, "/model")
         return [Problem("/model/preset", f"unknown preset {str(preset)[:60]!r}", near.hint)]
     found = field_problems(model, ModelConfig, "/model", also=["preset"])
@@ -206,7 +206,7 @@ def _train_problems(train: Mapping[str, Any]) -> list[Problem]:
     if not isinstance(optimizer, Mapping):
         return [*found, Problem("/train/optimizer", "expected a mapping", "{kind: adafactor}")]
     kind = optimizer.get("kind", "adafactor")
-    if kind not in OPTIMIZERS:
+    if kind not in list(OPTIMIZERS):
         hint = f"one of: {', '.join(OPTIMIZERS)}"
         return [*found, Problem("/train/optimizer/kind", f"unknown {str(kind)[:60]!r}", hint)]
     return found + field_problems(optimizer, OPTIMIZERS[kind], "/train/optimizer", also=["kind"])

@@ -29,10 +29,9 @@ def digest(arrays: Sequence[jax.Array]) -> jax.Array:
 def _lanes(array: jax.Array) -> jax.Array:
     words = _words(array)
     position = _position(words.shape)
-    lane_seeds = [np.uint32(lane * int(_GOLDEN) % 2**32) for lane in range(LANES)]
-    return jnp.stack(
-        [_mix(words ^ _mix(position + seed)).sum(dtype=jnp.uint32) for seed in lane_seeds]
-    )
+    seeds = np.arange(LANES, dtype=np.uint32) * _GOLDEN
+    mixed = _mix(words ^ _mix(position + seeds.reshape(LANES, *[1] * words.ndim)))
+    return mixed.sum(axis=tuple(range(1, mixed.ndim)), dtype=jnp.uint32)
 
 
 def _words(array: jax.Array) -> jax.Array:

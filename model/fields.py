@@ -8,7 +8,6 @@ refuse a spec before anything starts.
 
 import dataclasses
 import difflib
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -83,9 +82,9 @@ def unknown_key(name: str, known: Iterable[str], pointer: str) -> Problem:
 def _value_problem(value: Any, rule: Mapping[str, Any]) -> tuple[str, str] | None:
     if rule["kind"] == "choice":
         return _choice_problem(value, rule["options"])
-    # bool is an int in Python; nobody means `num_layers: true`.
+    # bool is an int in Python, and nobody means `num_layers: true`. NaN is not equal to itself.
     allowed = (int,) if rule["kind"] == "integer" else (int, float)
-    if isinstance(value, bool) or not isinstance(value, allowed) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, allowed) or value != value:
         return (
             f"expected a{'n' * (allowed == (int,))} {rule['kind']}, got {value!r:.60}",
             (f"a value from {rule['at_least']} to {rule['at_most']}"),

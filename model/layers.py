@@ -81,7 +81,8 @@ class Attention(nnx.Module):
 
     def __call__(self, x_BLD: jax.Array, rotary_LP: Rotary) -> jax.Array:
         q_BLHK = rotate(project(x_BLD, self.query[...]), rotary_LP)
-        k_BMK = rotate(project(x_BLD, self.key[...])[:, :, None, :], rotary_LP)[:, :, 0, :]
+        k_BM1K = jnp.expand_dims(project(x_BLD, self.key[...]), 2)
+        k_BMK = rotate(k_BM1K, rotary_LP)[:, :, 0]
         v_BMK = project(x_BLD, self.value[...])
         core = jax.checkpoint(attend) if self.remat == "attention" else attend
         return project(core(q_BLHK, k_BMK, v_BMK), self.out[...], 2)

@@ -6,7 +6,7 @@ parameters wherever a rule looks at "the parameter".
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,16 +17,20 @@ from model.palm import STACKED_PREFIX, Parameters
 
 
 class Optimizer(NamedTuple):
-    """A transformation, and the learning rate of the step that would come next in a state."""
+    """An optax transformation, and the learning rate of the step that comes next in a state.
 
-    transform: optax.GradientTransformation
-    next_learning_rate: Callable[[optax.OptState], jax.Array]
+    Parameters and gradients are float32 here; `update` returns what to add to the parameters.
+    """
+
+    init: Callable[[Parameters], Any]
+    update: Callable[[Parameters, Any, Parameters], tuple[Parameters, Any]]
+    next_learning_rate: Callable[[Any], jax.Array]
 
 
 class AdafactorState(NamedTuple):
     """Steps taken, first moment of the updates, second moment of the gradients."""
 
-    count: jax.Array
+    steps: jax.Array
     momentum: Parameters
     second_moment: Parameters
 
@@ -38,6 +42,10 @@ def build_optimizer(config: OptimizerConfig) -> Optimizer:
     return _adamw(config)
 
 
+def _optimizer(transform: Any, next_learning_rate: Callable[[Any], jax.Array]) -> Optimizer:
+    return Optimizer(transform.init, transform.update, next_learning_rate)
+
+
 def _adafactor(config: AdafactorConfig) -> Optimizer:
     def rate(count: jax.Array) -> jax.Array:
         step = count.astype(jnp.float32) + 1.0
@@ -46,7 +54,7 @@ def _adafactor(config: AdafactorConfig) -> Optimizer:
     transform = optax.chain(
         optax.clip_by_global_norm(config.clip_norm), _unfactored_adafactor(config, rate)
     )
-    return Optimizer(transform, lambda state: rate(state[1].count))
+    return _optimizer(transform, lambda state: rate(state[1].steps))
 
 
 def _unfactored_adafactor(
@@ -59,9 +67,9 @@ def _unfactored_adafactor(
     def update(
         gradients: Parameters, state: AdafactorState, parameters: Parameters
     ) -> tuple[Parameters, AdafactorState]:
-        learning_rate = rate(state.count)
+        learning_rate = rate(state.steps)
         # 1 - k^-0.8 is 0 at k = 1, so the second moment needs no bias correction.
-        beta2 = 1.0 - (state.count.astype(jnp.float32) + 1.0) ** -config.beta2_exponent
+        beta2 = 1.0 - (state.steps.astype(jnp.float32) + 1.0) ** -config.beta2_exponent
         decay = learning_rate**config.weight_decay_exponent
         updates, momentum, second_moment = {}, {}, {}
         for name, parameter in parameters.items():
@@ -72,7 +80,7 @@ def _unfactored_adafactor(
             first = config.beta1 * state.momentum[name] + (1.0 - config.beta1) * step
             updates[name] = -(first + decay * parameter)
             momentum[name], second_moment[name] = first, second
-        return updates, AdafactorState(state.count + 1, momentum, second_moment)
+        return updates, AdafactorState(state.steps + 1, momentum, second_moment)
 
     return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
 
@@ -85,7 +93,7 @@ def parameter_rms(name: str, parameter: jax.Array) -> jax.Array:
 
 
 def _adamw(config: AdamWConfig) -> Optimizer:
-    def rate(count: jax.Array) -> jax.Array:
+    def rate(count: Any) -> jax.Array:
         step = count.astype(jnp.float32) + 1.0
         return config.learning_rate * jnp.minimum(1.0, step / max(config.warmup_steps, 1))
 
@@ -95,4 +103,4 @@ def _adamw(config: AdamWConfig) -> Optimizer:
         optax.add_decayed_weights(config.weight_decay),
         optax.scale_by_learning_rate(rate),
     )
-    return Optimizer(transform, lambda state: rate(state[1].count))
+    return _optimizer(transform, lambda state: rate(state[1].count))

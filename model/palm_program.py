@@ -91,8 +91,8 @@ class _PalmComponents:
         self.mesh_shape = mesh_shape
         self.mesh = abstract_mesh(mesh_shape)
         self.params = _parameter_group(model, mesh_shape)
-        abstract = {buffer.name: buffer.abstract for buffer in self.params}
-        self.state = jax.eval_shape(self.optimizer.transform.init, abstract)
+        abstract = {b.name: jax.ShapeDtypeStruct(b.shape, jnp.float32) for b in self.params}
+        self.state = jax.eval_shape(self.optimizer.init, abstract)
         self.state_tree = jax.tree.structure(self.state)
 
     def groups(self, slot: SlotConfig) -> dict[str, Group]:
@@ -113,7 +113,7 @@ class _PalmComponents:
 
     def init(self, seed: jax.Array) -> Arrays:
         parameters = palm.initial_parameters(self.model, seed)
-        return self._flat(parameters, self.optimizer.transform.init(parameters))
+        return self._flat(parameters, self.optimizer.init(_wide(parameters)))
 
     def forward_backward(self, *arrays: jax.Array) -> Arrays:
         *flat, inputs_BL, targets_BL = arrays
@@ -136,11 +136,14 @@ class _PalmComponents:
         state = jax.tree.unflatten(self.state_tree, arrays[num_params : num_params + num_state])
         loss, weight, _ = arrays[-len(_METRICS) :]
         gradients = self._parameters(arrays[num_params + num_state : -len(_METRICS)])
-        mean = jax.tree.map(lambda gradient: gradient / weight, gradients)
+        mean = {name: gradient / weight for name, gradient in _wide(gradients).items()}
         learning_rate = self.optimizer.next_learning_rate(state)
         record = jnp.stack([loss / weight, optax.tree.norm(mean), learning_rate])
-        updates, state = self.optimizer.transform.update(mean, state, parameters)
-        updated = {name: parameter + updates[name] for name, parameter in parameters.items()}
+        updates, state = self.optimizer.update(mean, state, _wide(parameters))
+        updated = {
+            name: (parameter + updates[name]).astype(parameter.dtype)
+            for name, parameter in parameters.items()
+        }
         return *self._flat(updated, state), record
 
     def evaluate(self, *arrays: jax.Array) -> Arrays:
@@ -176,6 +179,11 @@ class _PalmComponents:
             spec = parameter.spec if parameter else (None,) * len(leaf.shape)
             group.append(Buffer(name, tuple(leaf.shape), str(leaf.dtype), spec))
         return tuple(group)
+
+
+def _wide(arrays: palm.Parameters) -> palm.Parameters:
+    """In float32, where optimizers work."""
+    return {name: array.astype(jnp.float32) for name, array in arrays.items()}
 
 
 def _parameter_group(model: ModelConfig, mesh_shape: tuple[int, int]) -> Group:
