@@ -114,6 +114,11 @@ class Training:
         jax.block_until_ready((self._params, self._optimizer))
         self._last_end = time.perf_counter()
 
+    @property
+    def state(self) -> list[jax.Array]:
+        """Parameters and optimizer state after the last applied step."""
+        return [*self._params, *self._optimizer]
+
     def begin(self) -> None:
         """The first step's clock starts now."""
         self._last_end = time.perf_counter()

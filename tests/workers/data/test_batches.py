@@ -1,8 +1,10 @@
 """A step's sequences are a pure function, and an epoch visits each of them at most once."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workers.data.batches import epoch_steps, permute, sequence_ids, slot_ids
@@ -10,14 +12,16 @@ from workers.data.batches import epoch_steps, permute, sequence_ids, slot_ids
 SEEDS = st.integers(0, 2**32 - 1)
 
 
+@settings(deadline=None)
 @given(size=st.integers(1, 3000), seed=SEEDS, epoch=st.integers(0, 100))
 def test_permute_is_a_bijection(size: int, seed: int, epoch: int) -> None:
     image = permute(np.arange(size, dtype=np.uint64), size, seed, epoch)
     assert np.array_equal(np.sort(image), np.arange(size))
 
 
+@settings(deadline=None)
 @given(
-    num_sequences=st.integers(1, 500),
+    num_sequences=st.integers(1, 200),
     global_batch=st.integers(1, 32),
     seed=SEEDS,
     epoch=st.integers(0, 3),
@@ -36,6 +40,7 @@ def test_epoch_visits_each_sequence_at_most_once_and_leaves_out_less_than_a_batc
     assert all(0 <= i < num_sequences for i in ids)
 
 
+@settings(deadline=None)
 @given(seed=SEEDS, step=st.integers(1, 10**6))
 def test_sequence_ids_do_not_depend_on_what_was_asked_before(seed: int, step: int) -> None:
     alone = sequence_ids(10_000, seed, step, 16)
@@ -51,11 +56,9 @@ def test_sequence_ids_are_the_same_on_every_machine_for_ever() -> None:
 
 def test_order_differs_between_seeds_and_epochs() -> None:
     positions = np.arange(1000, dtype=np.uint64)
-    orders = {(s, e): permute(positions, 1000, s, e) for s in (0, 1) for e in (0, 1)}
-    for one in orders:
-        for other in orders:
-            same = np.mean(orders[one] == orders[other])
-            assert same == 1.0 if one == other else same < 0.01
+    orders = [permute(positions, 1000, s, e) for s in (0, 1) for e in (0, 1)]
+    for one, other in combinations(orders, 2):
+        assert np.mean(one == other) < 0.01
 
 
 def test_order_looks_random() -> None:
@@ -64,6 +67,7 @@ def test_order_looks_random() -> None:
     assert abs(np.corrcoef(image[:-1], image[1:])[0, 1]) < 0.05
 
 
+@settings(deadline=None)
 @given(num_slots=st.integers(1, 16), microbatch=st.integers(1, 8))
 def test_slots_share_out_the_batch_in_order(num_slots: int, microbatch: int) -> None:
     ids = sequence_ids(1000, 3, 2, num_slots * microbatch)

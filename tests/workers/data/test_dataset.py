@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workers.data.dataset import TokenDataset, open_dataset
@@ -17,6 +17,7 @@ def data(*paths: str, name: str = "text", **more: Any) -> dict[str, Any]:
     return {"sources": [{"name": name, "kind": "text", "paths": list(paths), **more}]}
 
 
+@settings(deadline=None)
 @given(num_tokens=st.integers(2, 500), length=st.integers(1, 50))
 def test_rows_predict_each_token_exactly_once(num_tokens: int, length: int) -> None:
     if num_tokens <= length:
@@ -32,6 +33,7 @@ def test_rows_predict_each_token_exactly_once(num_tokens: int, length: int) -> N
     assert np.array_equal(inputs.ravel(), np.arange(predicted))
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_rows_are_random_access(draw: st.DataObject) -> None:
     dataset = TokenDataset(np.arange(1000, dtype=np.uint16), 10, "test")

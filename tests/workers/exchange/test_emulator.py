@@ -1,7 +1,7 @@
 """The emulated link is arithmetic on time: tested without waiting."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workers.exchange.emulator import LinkEmulator, parse_bandwidth, parse_latency
@@ -31,9 +31,10 @@ def test_arrival_without_bandwidth_is_the_latency() -> None:
     assert LinkEmulator(None, 0.25).arrival(10**9, 3.0, 3.0) == 3.25
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 5000), st.floats(0, 1)), min_size=1))
 def test_arrival_any_offers_never_beat_the_bandwidth(offers: list[tuple[int, float]]) -> None:
-    link, now, total = LinkEmulator(1000.0), 10.0, 0
+    link, now, total, last = LinkEmulator(1000.0), 10.0, 0, 0.0
     for num_bytes, idle in offers:
         now += idle
         total += num_bytes

@@ -209,7 +209,7 @@ def test_sender_told_data_loss_sends_again_and_counts_it() -> None:
     outgoing = np.random.default_rng(0).integers(0, 255, 2_000_000, np.uint8)
     with exchange_with([grpc.StatusCode.DATA_LOSS] * 2) as (exchange, peer):
         with ThreadPoolExecutor(1) as pool:
-            swap = pool.submit(exchange.swap, KEY, [memoryview(outgoing)], {1: len(PAYLOAD)})
+            swap = pool.submit(exchange.swap, KEY, [outgoing.data], {1: len(PAYLOAD)})
             send(exchange, chunks())
             swap.result(WAIT)
         with peer.changed:

@@ -3,14 +3,26 @@
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workers.exchange.tree import Node, children, maximal_subtrees, reduce_tree
 
 
-def fold_alone(node: Node) -> object:
-    return reduce_tree(node, lambda n: n[0] if n[1] - n[0] == 1 else None, lambda a, b: (a, b))
+# A sum written down: a slot number, or a pair of sums.
+Sum = int | tuple["Sum", "Sum"]
+
+
+def pair(left: Sum, right: Sum) -> Sum:
+    return left, right
+
+
+def slot_alone(node: Node) -> Sum | None:
+    return node[0] if node[1] - node[0] == 1 else None
+
+
+def fold_alone(node: Node) -> Sum:
+    return reduce_tree(node, slot_alone, pair)
 
 
 @st.composite
@@ -23,6 +35,7 @@ def pods(draw: st.DrawFn) -> tuple[int, list[tuple[int, int]]]:
     return num_slots, list(pairwise([0, *sorted(cuts), num_slots]))
 
 
+@settings(deadline=None)
 @given(pods())
 def test_association_is_the_same_for_any_pods(gang: tuple[int, list[tuple[int, int]]]) -> None:
     num_slots, ranges = gang
@@ -31,10 +44,11 @@ def test_association_is_the_same_for_any_pods(gang: tuple[int, list[tuple[int, i
         for first, end in ranges
         for node in maximal_subtrees(num_slots, first, end)
     }
-    over_pods = reduce_tree((0, num_slots), sums.get, lambda a, b: (a, b))
+    over_pods = reduce_tree((0, num_slots), sums.get, pair)
     assert over_pods == fold_alone((0, num_slots))
 
 
+@settings(deadline=None)
 @given(pods())
 def test_maximal_subtrees_cover_every_slot_once_in_order(
     gang: tuple[int, list[tuple[int, int]]],
@@ -44,6 +58,7 @@ def test_maximal_subtrees_cover_every_slot_once_in_order(
     assert [slot for node in nodes for slot in range(*node)] == list(range(num_slots))
 
 
+@settings(deadline=None)
 @given(st.integers(1, 64))
 def test_reduce_tree_asks_for_slots_in_order(num_slots: int) -> None:
     asked: list[int] = []

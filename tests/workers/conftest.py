@@ -1,0 +1,110 @@
+"""Small programs of the bundle format, and one process of four CPU devices to run them on."""
+
+import os
+
+# Before jax is imported anywhere in this process.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from model.bundle import bundle_bytes, bundle_digest
+from model.program import Buffer, Component, Program
+
+VOCABULARY = 257
+WIDTH = 16
+SEQUENCE = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Bundle:
+    digest: str
+    data: bytes
+
+
+def bigram_program(mesh: tuple[int, int], microbatch: int = 4) -> Program:
+    """Predicts the next byte from this one, with every kind of sharding in it."""
+    table = Buffer("table", (VOCABULARY, WIDTH), "float32", (None, ("data",)))
+    head = Buffer("head", (WIDTH, VOCABULARY), "float32", (("data",), None))
+    count = Buffer.replicated("count", (), "int32")
+    rows = (microbatch, SEQUENCE)
+
+    def loss(params, inputs, targets):
+        logits = params[0][inputs] @ params[1]
+        picked = jnp.take_along_axis(jax.nn.log_softmax(logits), targets[..., None], axis=-1)
+        return -picked.mean()
+
+    def init(seed):
+        keys = jax.random.split(jax.random.key(seed))
+        table_init = jax.random.normal(keys[0], table.shape)
+        return table_init, jax.random.normal(keys[1], head.shape) * 0.1, jnp.int32(0)
+
+    def forward_backward(table, head, inputs, targets):
+        value, grads = jax.value_and_grad(loss)((table, head), inputs, targets)
+        return *grads, value, jnp.float32(1.0)
+
+    def accumulate(*arrays):
+        half = len(arrays) // 2
+        return tuple(a + b for a, b in zip(arrays[:half], arrays[half:], strict=True))
+
+    def apply_update(table, head, count, table_grad, head_grad, value, weight):
+        rate = 0.5 / weight
+        new = (table - rate * table_grad, head - rate * head_grad, count + 1)
+        return *new, jnp.stack([value / weight])
+
+    def digest(table, head, count):
+        words = [jax.lax.bitcast_convert_type(x, jnp.uint32).ravel() for x in (table, head)]
+        sums = [jnp.sum(w * (2 * jnp.arange(w.size, dtype=jnp.uint32) + 1)) for w in words]
+        return (jnp.stack([*sums, count.astype(jnp.uint32)]),)
+
+    return Program(
+        name="bigram",
+        mesh_shape=mesh,
+        groups={
+            "params": (table, head),
+            "optimizer": (count,),
+            "batch": tuple(
+                Buffer(name, rows, "int32", (("data",), None)) for name in ("inputs", "targets")
+            ),
+            "grads": (table, head),
+            "metrics": tuple(Buffer.replicated(n, (), "float32") for n in ("loss", "weight")),
+            "record": (Buffer.replicated("record", (1,), "float32", ("loss",)),),
+            "seed": (Buffer.replicated("seed", (), "uint32"),),
+            "digest": (Buffer.replicated("digest", (3,), "uint32"),),
+        },
+        components={
+            "init": Component(init, ("seed",), ("params", "optimizer")),
+            "forward_backward": Component(
+                forward_backward, ("params", "batch"), ("grads", "metrics")
+            ),
+            "accumulate": Component(
+                accumulate,
+                ("grads", "metrics", "grads", "metrics"),
+                ("grads", "metrics"),
+                donated=(0, 1),
+            ),
+            "apply_update": Component(
+                apply_update,
+                ("params", "optimizer", "grads", "metrics"),
+                ("params", "optimizer", "record"),
+                donated=(0, 1),
+            ),
+            "digest": Component(digest, ("params", "optimizer"), ("digest",)),
+        },
+        facts={"tokens_per_slot": microbatch * SEQUENCE},
+    )
+
+
+def bundle_of(program: Program) -> Bundle:
+    data = bundle_bytes(program, "cpu")
+    return Bundle(bundle_digest(data), data)
+
+
+@pytest.fixture(scope="session")
+def bigram() -> Bundle:
+    """For the (2, 2) mesh of this process's four devices."""
+    return bundle_of(bigram_program((2, 2)))

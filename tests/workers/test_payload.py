@@ -1,0 +1,40 @@
+import jax
+import numpy as np
+
+from workers.payload import Payload
+from workers.program import load, read_bundle
+
+
+def gradients(program):
+    buffers = [*program.groups["grads"], *program.groups["metrics"]]
+    generator = np.random.default_rng(0)
+    return buffers, [
+        jax.device_put(generator.normal(size=b.shape).astype(b.dtype), b.sharding) for b in buffers
+    ]
+
+
+def test_payload_carries_every_distinct_byte_once(bigram):
+    program = load(*read_bundle(bigram.data, bigram.digest))
+    buffers, arrays = gradients(program)
+    payload = Payload(buffers)
+    assert payload.num_bytes == sum(array.nbytes for array in arrays)
+    assert sum(view.nbytes for view in payload.views(arrays, 1)) == payload.num_bytes
+
+
+def test_payload_received_is_the_array_sent_bit_for_bit(bigram):
+    program = load(*read_bundle(bigram.data, bigram.digest))
+    buffers, arrays = gradients(program)
+    payload = Payload(buffers)
+    wire = bytearray(b"".join(payload.views(arrays, 1)))
+    received = payload.arrays(memoryview(wire))
+    for sent, got in zip(arrays, received, strict=True):
+        assert got.sharding == sent.sharding
+        np.testing.assert_array_equal(np.asarray(got), np.asarray(sent))
+
+
+def test_payload_of_two_subtrees_is_one_after_the_other(bigram):
+    program = load(*read_bundle(bigram.data, bigram.digest))
+    buffers, arrays = gradients(program)
+    payload = Payload(buffers)
+    once = b"".join(payload.views(arrays, 1))
+    assert b"".join(payload.views([*arrays, *arrays], 2)) == once + once
