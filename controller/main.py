@@ -34,12 +34,20 @@ STREAM_GRACE_SECONDS = 2.0
 """Open event streams of browsers are cut off after this when the controller stops."""
 
 
-def serve(config: ControllerConfig) -> int:
-    """Run until SIGTERM or SIGINT; returns the exit status. Raises ConfigError, OSError."""
+def serve(config: ControllerConfig, announce: Callable[[str, str], None]) -> int:
+    """Run until SIGTERM or SIGINT; returns the exit status. Raises ConfigError, OSError.
+
+    `announce` is told the URL of the API and the address for workers when both answer.
+    """
     config.check()
     config.state_dir.mkdir(parents=True, exist_ok=True)
     _configure_logging(config.state_dir)
-    return asyncio.run(_Controller(config).run())
+    return asyncio.run(_run(config, announce))
+
+
+async def _run(config: ControllerConfig, announce: Callable[[str, str], None]) -> int:
+    # Made inside the event loop: a gRPC server belongs to the loop it is made in.
+    return await _Controller(config).run(announce)
 
 
 class _Controller:
@@ -58,6 +66,7 @@ class _Controller:
             policy=policy,
             observe_latency=self._metrics.observe_latency,
             observe_steps=self._metrics.observe_steps,
+            observe_job=self._metrics.observe_job,
         )
         self._control = ControlService(
             self._loop.post,
@@ -68,8 +77,16 @@ class _Controller:
         self._lowerer = Lowerer(bundles, self._loop.post)
         self._launcher = _launcher(config)
         self._restarts: set[asyncio.Task[None]] = set()
+        self._api = ApiContext(
+            loop=self._loop,
+            store=self._store,
+            registry=self._metrics.registry,
+            token=config.token,
+            check_data_paths=config.launcher is LauncherKind.LOCAL,
+            forget_job=self._metrics.forget,
+        )
 
-    async def run(self) -> int:
+    async def run(self, announce: Callable[[str, str], None]) -> int:
         stop = _stop_signal()
         self._store.migrate()
         async with contextlib.AsyncExitStack() as stack:
@@ -84,27 +101,17 @@ class _Controller:
             loop_task = await stack.enter_async_context(_running(self._loop.run()))
             lag_task = await stack.enter_async_context(_running(self._metrics.watch_event_loop()))
             http_address, http_task = await stack.enter_async_context(
-                _http(self._app(), self._config)
+                _http(create_app(self._api), self._config)
             )
+            stack.callback(self._api.stopping.set)
             await self._launcher.start(plan)
-            print(f"landbridge is ready: http://{http_address} grpc {grpc_address}", flush=True)
+            announce(f"http://{http_address}", str(grpc_address))
             stopped = asyncio.create_task(stop.wait())
             tasks = {loop_task, lag_task, http_task, stopped}
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
         return 0
-
-    def _app(self) -> Callable[..., object]:
-        return create_app(
-            ApiContext(
-                loop=self._loop,
-                store=self._store,
-                registry=self._metrics.registry,
-                token=self._config.token,
-                check_data_paths=self._config.launcher is LauncherKind.LOCAL,
-            )
-        )
 
     def _worker_plan(self, grpc_address: Address) -> WorkerPlan:
         return WorkerPlan(
@@ -178,7 +185,8 @@ async def _http(
             timeout_graceful_shutdown=int(STREAM_GRACE_SECONDS),
         )
     )
-    sock = uvicorn.Config(app, host=config.http.host, port=config.http.port).bind_socket()
+    bound = uvicorn.Config(app, host=config.http.host, port=config.http.port, log_config=None)
+    sock = bound.bind_socket()
     task = asyncio.create_task(server.serve(sockets=[sock]))
     try:
         yield Address(config.http.host, sock.getsockname()[1]), task

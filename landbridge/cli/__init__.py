@@ -1,0 +1,43 @@
+"""The `landbridge` command. Every command is a thin call of the client; `--json` makes stdout JSON
+and nothing else. Errors become an exit code here, and only here.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import typer
+from typer.exceptions import TyperException
+
+from landbridge.cli import fleet, jobs, output, processes
+from landbridge.errors import LandbridgeError
+
+EPILOG = """Exit codes: 0 ok, 1 the job failed, 2 usage, 3 invalid spec, 4 not found, 5 not allowed,
+6 controller unreachable, 7 conflict, 124 wait timed out, 130 interrupted."""
+
+app = typer.Typer(
+    name="landbridge",
+    help="Train one JAX model on several accelerator pods joined by a slow link.",
+    epilog=EPILOG,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for module in (processes, jobs, fleet):
+    for command in module.COMMANDS:
+        app.command()(command)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line; returns the exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    as_json = "--json" in given
+    try:
+        code = app(given or ["--help"], prog_name="landbridge", standalone_mode=False)
+    except LandbridgeError as error:
+        return output.report_error(error, as_json)
+    except TyperException as error:
+        return output.report_usage(error, as_json)
+    except (KeyboardInterrupt, typer.Abort):
+        return output.report_interrupt(as_json)
+    return code if isinstance(code, int) else output.OK

@@ -1,0 +1,235 @@
+"""Commands about jobs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from landbridge import figures
+from landbridge.cli import output
+from landbridge.cli.options import Address, JobId, Json, SpecFile, client
+
+if TYPE_CHECKING:
+    from landbridge.client import Client
+
+Document = dict[str, Any]
+
+
+def submit(
+    spec: SpecFile,
+    wait: Annotated[bool, typer.Option("--wait", help="Stay until the job ends.")] = False,
+    timeout: Annotated[
+        float | None, typer.Option(min=0, help="Seconds to wait at most; the job goes on.")
+    ] = None,
+    key: Annotated[
+        str | None, typer.Option("--key", help="Idempotency key: submit once, however often asked.")
+    ] = None,
+    address: Address = "",
+    json: Json = False,
+) -> int:
+    """Submit a job. With --wait the exit code is the job's."""
+    with client(address) as api:
+        job = api.submit(spec, idempotency_key=key)
+        output.say(f"submitted {job['name']}; see {api.address}/jobs/{job['id']}")
+        if wait:
+            return _wait(api, job, timeout, json)
+        if json:
+            output.data(job)
+        else:
+            output.say(f"follow it with: landbridge job {job['id']}")
+            print(job["id"])
+    return output.OK
+
+
+def validate(spec: SpecFile, address: Address = "", json: Json = False) -> int:
+    """Check a job spec in full; nothing starts."""
+    with client(address) as api:
+        plan = api.validate(spec)
+    if json:
+        output.data(plan)
+    else:
+        _warn(plan)
+        print(f"{spec} is valid")
+    return output.OK
+
+
+def plan(spec: SpecFile, address: Address = "", json: Json = False) -> int:
+    """Tell what a job would be; nothing starts."""
+    with client(address) as api:
+        document = api.plan(spec)
+    if json:
+        output.data(document)
+        return output.OK
+    _warn(document)
+    shown = {key: value for key, value in document.items() if isinstance(value, (int, float))}
+    output.table(("FIGURE", "VALUE"), [(key, f"{value:,}") for key, value in shown.items()])
+    return output.OK
+
+
+def jobs(
+    state: Annotated[list[str] | None, typer.Option(help="Only jobs in this state.")] = None,
+    label: Annotated[list[str] | None, typer.Option(help="Only with the label KEY=VALUE.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=500, help="At most so many.")] = 50,
+    page: Annotated[str | None, typer.Option(help="Token of the page to show.")] = None,
+    address: Address = "",
+    json: Json = False,
+) -> int:
+    """List jobs, newest first."""
+    states = [item.upper() for item in state or []] or None
+    with client(address) as api:
+        document = api.jobs(state=states, label=label or None, page_size=limit, page_token=page)
+    if json:
+        output.data(document)
+        return output.OK
+    headings = ("ID", "NAME", "STATE", "STEP", "LOSS", "TOKENS/S", "MFU", "REASON")
+    output.table(headings, [_job_row(job) for job in document["jobs"]])
+    if document["next_page_token"]:
+        output.say(f"there are more: --page {document['next_page_token']}")
+    return output.OK
+
+
+def job(job_id: JobId, address: Address = "", json: Json = False) -> int:
+    """Show one job."""
+    with client(address) as api:
+        document = api.job(job_id)
+    if json:
+        output.data(document)
+    else:
+        _show(document)
+    return output.OK
+
+
+def steps(
+    job_id: JobId,
+    after: Annotated[int, typer.Option(min=0, help="Only behind this step.")] = 0,
+    limit: Annotated[int, typer.Option(min=1, max=10_000)] = 1000,
+    points: Annotated[int | None, typer.Option(min=2, max=2000, help="An even sample.")] = None,
+    address: Address = "",
+    json: Json = False,
+) -> int:
+    """List the steps of a job."""
+    with client(address) as api:
+        document = api.steps(job_id, after=after, limit=limit, points=points)
+    if json:
+        output.data(document)
+        return output.OK
+    rows = [
+        (
+            str(step["step"]),
+            figures.fixed(step["loss"]),
+            f"{step['seconds']:.3f}",
+            f"{step['exposed_seconds']:.3f}",
+            figures.percent(step["mfu"]),
+        )
+        for step in document["steps"]
+    ]
+    output.table(("STEP", "LOSS", "SECONDS", "EXPOSED", "MFU"), rows)
+    return output.OK
+
+
+def events(
+    job_id: JobId,
+    follow: Annotated[bool, typer.Option("--follow", help="Stay until the job ends.")] = False,
+    address: Address = "",
+    json: Json = False,
+) -> int:
+    """Tell what was decided about a job, and why. With --follow and --json: one event a line."""
+    with client(address) as api:
+        if follow:
+            for event in api.follow(job_id):
+                output.data(event) if json else _print_event(event)
+            return output.OK
+        document = api.events(job_id)
+    if json:
+        output.data(document)
+    else:
+        for event in document["events"]:
+            _print_event(event)
+    return output.OK
+
+
+def cancel(job_id: JobId, address: Address = "", json: Json = False) -> int:
+    """Stop a job."""
+    with client(address) as api:
+        document = api.cancel(job_id)
+    if json:
+        output.data(document)
+    else:
+        print(f"{document['id']} {document['state']}")
+    return output.OK
+
+
+COMMANDS = (submit, validate, plan, jobs, job, steps, events, cancel)
+
+
+def _wait(api: Client, job: Document, timeout: float | None, as_json: bool) -> int:
+    # Only now: Rich costs 60 ms that other commands need not wait for.
+    from rich.console import Console
+
+    from landbridge import progress
+
+    try:
+        with progress.shown(Console(stderr=True)) as show:
+            ended = api.wait(job["id"], timeout, show)
+    except KeyboardInterrupt:
+        output.say(
+            f"detached; the job goes on. Look again: landbridge job {job['id']}; "
+            f"stop it: landbridge cancel {job['id']}"
+        )
+        raise
+    if as_json:
+        output.data(ended)
+    else:
+        _show(ended)
+    return output.OK if ended["state"] == "SUCCEEDED" else output.JOB_FAILED
+
+
+def _job_row(job: Document) -> tuple[str, ...]:
+    return (
+        job["id"],
+        job["name"],
+        job["state"],
+        f"{job['step']}/{job['target_steps']}",
+        figures.fixed(job["loss"]),
+        figures.amount(job["tokens_per_second"]),
+        figures.percent(job["mfu"]),
+        job["reason"]["message"].partition("\n")[0],
+    )
+
+
+def _show(job: Document) -> None:
+    seconds = job["step_seconds"] or {}
+    facts = {
+        "id": job["id"],
+        "name": job["name"],
+        "state": job["state"],
+        "reason": job["reason"]["message"],
+        "step": f"{job['step']} of {job['target_steps']}",
+        "time left": figures.duration(job["eta_seconds"]),
+        "loss": figures.fixed(job["loss"]),
+        "tokens/s": figures.amount(job["tokens_per_second"]),
+        "step time": figures.amount(seconds.get("p50"), "s"),
+        "MFU": figures.percent(job["mfu"]),
+        "peak": figures.amount(job["flops"]["peak_flops_per_second"], "FLOP/s"),
+        "goodput": figures.percent(job["goodput"]),
+    }
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        print(f"{name.ljust(width)}  {value}")
+    for pod in job["pods"]:
+        digest = pod["digest"]
+        held = f"digest {digest['sha256'][:16]} at step {digest['step']}" if digest else "no digest"
+        print(f"{pod['name'].ljust(width)}  step {pod['applied_step']}, {held}")
+
+
+def _print_event(event: Document) -> None:
+    import datetime
+
+    time = datetime.datetime.fromtimestamp(event["time"], datetime.UTC)
+    print(f"{time:%Y-%m-%dT%H:%M:%SZ}  {event['kind']:<16}  {event['message']}", flush=True)
+
+
+def _warn(plan: Document) -> None:
+    for warning in plan["warnings"]:
+        output.say(f"warning: {warning['message']} ({warning['hint']})")

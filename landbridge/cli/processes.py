@@ -1,0 +1,150 @@
+"""Commands that become a controller or a worker. What they need is imported only then."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import tomllib
+from typing import Annotated
+
+import typer
+
+from landbridge.cli import output
+from landbridge.cli.options import Json
+from landbridge.errors import LandbridgeError
+
+DEFAULT_STATE_DIR = pathlib.Path("~/.landbridge")
+
+StateDir = Annotated[
+    pathlib.Path, typer.Option(help="Where everything that lasts is kept.", file_okay=False)
+]
+Bandwidth = Annotated[str, typer.Option(help="Emulate a link of this rate, such as 200Mbit.")]
+Latency = Annotated[str, typer.Option(help="Emulate a link of this delay, such as 5ms.")]
+
+
+def _take_defaults(context: typer.Context, path: pathlib.Path | None) -> pathlib.Path | None:
+    """Options that are on no command line come from the file."""
+    if path is not None:
+        try:
+            values = tomllib.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise typer.BadParameter(f"{path} is not readable TOML: {error}") from error
+        known = {parameter.name for parameter in context.command.params}
+        unknown = sorted(values.keys() - known)
+        if unknown:
+            words = ", ".join(sorted(str(name) for name in known))
+            raise typer.BadParameter(f"{path}: unknown key {unknown[0]!r}; there are: {words}")
+        context.default_map = values
+    return path
+
+
+def up(
+    pods: Annotated[int, typer.Option(min=0, help="Pods to start.")] = 2,
+    hosts_per_pod: Annotated[int, typer.Option(min=1)] = 1,
+    devices_per_host: Annotated[int, typer.Option(min=1, help="Virtual CPU devices.")] = 2,
+    launcher: Annotated[
+        str, typer.Option(help="local, ray or none: who starts workers.")
+    ] = "local",
+    http: Annotated[str, typer.Option(help="HOST:PORT of the API.")] = "127.0.0.1:8400",
+    grpc: Annotated[str, typer.Option(help="HOST:PORT for workers.")] = "127.0.0.1:8401",
+    state_dir: StateDir = DEFAULT_STATE_DIR,
+    store: Annotated[str, typer.Option(help="SQLAlchemy URL; SQLite if left out.")] = "",
+    link_bandwidth: Bandwidth = "",
+    link_latency: Latency = "",
+    ray_address: Annotated[str, typer.Option(help="Ray cluster to use.")] = "",
+    config: Annotated[
+        pathlib.Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            is_eager=True,
+            callback=_take_defaults,
+            help="TOML with these options as keys, words joined by _.",
+        ),
+    ] = None,
+    json: Json = False,
+) -> int:
+    """Run a controller and, with the local launcher, the pods of a simulated fleet.
+
+    LANDBRIDGE_TOKEN and LANDBRIDGE_JOIN_TOKEN are needed to listen beyond this machine. SIGTERM and
+    Ctrl-C stop everything it started.
+    """
+    from controller import main
+    from controller.config import Address, ConfigError, ControllerConfig, Fleet, LauncherKind
+
+    try:
+        return main.serve(
+            ControllerConfig(
+                state_dir=state_dir.expanduser(),
+                http=Address.parse(http),
+                grpc=Address.parse(grpc),
+                store_url=store,
+                launcher=LauncherKind(launcher),
+                fleet=Fleet(pods, hosts_per_pod, devices_per_host, link_bandwidth, link_latency),
+                ray_address=ray_address,
+                token=os.environ.get("LANDBRIDGE_TOKEN", ""),
+                join_token=os.environ.get("LANDBRIDGE_JOIN_TOKEN", ""),
+            ),
+            _announce_json if json else _announce,
+        )
+    except (ConfigError, ValueError) as error:
+        raise typer.BadParameter(str(error)) from error
+    except OSError as error:
+        raise LandbridgeError("cannot-start", f"the controller cannot start: {error}") from error
+
+
+def worker(
+    controller: Annotated[str, typer.Option(help="HOST:PORT of the controller's gRPC.")],
+    pod: Annotated[str, typer.Option(help="Name of the pod this host belongs to.")],
+    host_index: Annotated[int, typer.Option(min=0)] = 0,
+    hosts: Annotated[int, typer.Option(min=1, help="Hosts of the pod.")] = 1,
+    listen: Annotated[str, typer.Option(help="HOST:PORT for other pods.")] = "127.0.0.1:0",
+    advertise: Annotated[str, typer.Option(help="How other pods reach it.")] = "",
+    devices: Annotated[
+        int | None, typer.Option(min=1, help="Virtual CPU devices; else what there is.")
+    ] = None,
+    cpus: Annotated[str, typer.Option(help="Cores to use: 0,1 and so on.")] = "",
+    link_bandwidth: Bandwidth = "",
+    link_latency: Latency = "",
+    state_dir: StateDir = DEFAULT_STATE_DIR,
+    json: Json = False,
+) -> int:
+    """Run one host of one pod; it dials the controller and does as told.
+
+    LANDBRIDGE_JOIN_TOKEN is what the controller asks for, if it asks for any.
+    """
+    from workers import main
+    from workers.config import WorkerConfig
+
+    try:
+        return main.serve(
+            WorkerConfig(
+                controller=controller,
+                pod=pod,
+                host_index=host_index,
+                state_dir=state_dir.expanduser(),
+                hosts=hosts,
+                listen=listen,
+                advertise=advertise,
+                devices=devices,
+                cpus=tuple(int(core) for core in cpus.split(",") if core),
+                link_bandwidth=link_bandwidth,
+                link_latency=link_latency,
+                join_token=os.environ.get("LANDBRIDGE_JOIN_TOKEN", ""),
+            )
+        )
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    except OSError as error:
+        raise LandbridgeError("cannot-start", f"the worker cannot start: {error}") from error
+
+
+def _announce(http: str, grpc: str) -> None:
+    print(f"landbridge is ready: {http} grpc {grpc}", flush=True)
+
+
+def _announce_json(http: str, grpc: str) -> None:
+    output.data({"http": http, "grpc": grpc})
+
+
+COMMANDS = (up, worker)
