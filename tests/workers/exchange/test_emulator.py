@@ -58,7 +58,7 @@ def test_parse_latency(text: str, value: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "200", "fast", "-1Mbit", "5ms", "1 Mbit/s"])
 def test_parse_bandwidth_of_something_else_names_it_and_the_units(text: str) -> None:
-    with pytest.raises(ValueError, match="link bandwidth .* units bit, kbit, mbit, gbit"):
+    with pytest.raises(ValueError, match=r"link bandwidth .* units bit, kbit, mbit, gbit"):
         parse_bandwidth(text)
 
 

@@ -196,8 +196,15 @@ def test_early_chunks_wait_without_memory_until_the_generation_is_joined() -> No
 def test_sender_that_goes_away_while_held_back_frees_its_thread() -> None:
     exchange = GrpcExchange("127.0.0.1:0")
     channel = grpc.insecure_channel(f"127.0.0.1:{exchange.port}")
-    call = link_pb2_grpc.LinkServiceStub(channel).Send.future(iter(chunks()))
-    grpc.channel_ready_future(channel).result(WAIT)
+    first_is_sent = threading.Event()
+
+    def one_then_more() -> Iterator[link_pb2.Chunk]:
+        yield chunks()[0]
+        first_is_sent.set()
+        yield from chunks()[1:]
+
+    call = link_pb2_grpc.LinkServiceStub(channel).Send.future(one_then_more())
+    assert first_is_sent.wait(WAIT)
     call.cancel()
     channel.close()
     started = time.monotonic()
@@ -310,7 +317,8 @@ def test_emulated_link_carries_at_its_bandwidth_and_close_interrupts_it() -> Non
 def test_server_answers_the_standard_health_service(lone: GrpcExchange) -> None:
     with grpc.insecure_channel(f"127.0.0.1:{lone.port}") as channel:
         request = health_pb2.HealthCheckRequest(service="landbridge.v1.LinkService")
-        answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=WAIT)
+        stub = health_pb2_grpc.HealthStub(channel)
+        answer = stub.Check(request, timeout=WAIT)  # pyright: ignore[reportAttributeAccessIssue]
     assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from workers.exchange.tree import Node, children, maximal_subtrees, reduce_tree
 
-
 # A sum written down: a slot number, or a pair of sums.
 Sum = int | tuple["Sum", "Sum"]
 
