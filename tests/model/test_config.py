@@ -51,7 +51,10 @@ def test_problems_palm_540b_on_its_own_mesh_finds_none(mesh):
         ({"model": "palm-tiny"}, ["/model"]),
         ({"train": {"microbatch": 3, "sequence_length": 256}}, ["/train/microbatch"]),
         ({"train": {}}, ["/train/microbatch", "/train/sequence_length"]),
-        ({"mesh": {"data": 1, "model": 3}}, ["/model/mlp_dim", "/model/model_dim", "/model/num_heads"]),
+        (
+            {"mesh": {"data": 1, "model": 3}},
+            ["/model/mlp_dim", "/model/model_dim", "/model/num_heads"],
+        ),
         ({"mesh": {"data": 1, "tensor": 3}}, ["/mesh/tensor"]),
         ({"mesh": {"data": 1, "a/b": 3}}, ["/mesh/a~1b"]),
     ],
@@ -121,6 +124,8 @@ def test_optimizer_from_spec_without_kind_is_adafactor():
 
 
 def test_config_and_flops_import_without_jax_or_numpy():
-    code = "import sys, model.config, model.flops; print({'jax', 'numpy', 'flax'} & set(sys.modules))"
+    code = (
+        "import sys, model.config, model.flops; print({'jax', 'numpy', 'flax'} & set(sys.modules))"
+    )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
     assert out.stdout.strip() == "set()"

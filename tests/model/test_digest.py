@@ -35,7 +35,9 @@ def test_digest_one_flipped_bit_changes_every_lane_of_its_array_only(which, bits
         assert differs.sum() == LANES
 
 
-@pytest.mark.parametrize("pair", [((0, 0, 0), (0, 0, 1)), ((0, 0, 0), (0, 1, 0)), ((1, 2, 3), (7, 3, 5))])
+@pytest.mark.parametrize(
+    "pair", [((0, 0, 0), (0, 0, 1)), ((0, 0, 0), (0, 1, 0)), ((1, 2, 3), (7, 3, 5))]
+)
 def test_digest_swapped_pair_of_elements_changes_it(pair):
     changed, (first, second) = arrays(), pair
     changed[0][first], changed[0][second] = changed[0][second], changed[0][first]
@@ -53,12 +55,16 @@ def test_digest_negative_zero_and_nan_payloads_count_as_bits():
     assert not np.array_equal(DIGEST(nan), DIGEST(flip(nan, 0, 3)))
 
 
-@pytest.mark.parametrize("spec", [("data",), (None, "model"), ("model", "data"), (("data", "model"),)])
+@pytest.mark.parametrize(
+    "spec", [("data",), (None, "model"), ("model", "data"), (("data", "model"),)]
+)
 def test_digest_any_sharding_gives_the_same_value(spec):
     wanted = np.asarray(DIGEST(*arrays()))
     mesh = jax.make_mesh((2, 2), ("data", "model"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
     placed = [
-        jax.device_put(array, NamedSharding(mesh, PartitionSpec(*spec) if array.ndim else PartitionSpec()))
+        jax.device_put(
+            array, NamedSharding(mesh, PartitionSpec(*spec) if array.ndim else PartitionSpec())
+        )
         for array in arrays()
     ]
     np.testing.assert_array_equal(jax.block_until_ready(DIGEST(*placed)), wanted)

@@ -61,8 +61,8 @@ def xla_forward_flops(config: ModelConfig, length: int) -> float:
 
 
 def test_forward_flops_agree_with_xla_within_five_percent():
-    # XLA counts the body of a scan once, so a model of one layer needs no correction. It also counts
-    # what is not a matrix product, which a head of 64 and a model dim of 256 keep small.
+    # XLA counts the body of a scan once, so a model of one layer needs no correction. It also
+    # counts what is not a matrix product, which these sizes keep small.
     length = 128
     config = dataclasses.replace(
         PRESETS["palm-tiny"], num_layers=1, model_dim=256, mlp_dim=1024, num_heads=4, head_dim=64

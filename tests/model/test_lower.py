@@ -58,7 +58,10 @@ def test_lower_from_other_directories_and_processes_gives_the_same_bytes(tmp_pat
 @pytest.mark.parametrize(
     ("request_text", "pointers"),
     [
-        (REQUEST | {"mesh": {"data": 3}, "platform": "abacus"}, ["/train/microbatch", "/model/model_dim", "/platform"]),
+        (
+            REQUEST | {"mesh": {"data": 3}, "platform": "abacus"},
+            ["/train/microbatch", "/model/model_dim", "/platform"],
+        ),
         ({}, ["/model", "/train", "/mesh", "/platform", "/name"]),
         ("[]", [""]),
         ("{", [""]),

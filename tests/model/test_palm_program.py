@@ -2,17 +2,12 @@ import pathlib
 import sysconfig
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from model.config import AdafactorConfig, AdamWConfig, ModelConfig, SlotConfig
+from model.optimizer import build_optimizer
 from model.palm_program import palm_program
-
-
-@pytest.fixture
-def functions(small_program):
-    return {name: jax.jit(c.function) for name, c in small_program.components.items()}
 
 
 def batch(seed=0):
@@ -45,9 +40,9 @@ def test_groups_state_that_mirrors_a_parameter_is_placed_like_it(small_model):
     assert query.spec == (None, ("data",), ("model",), None)
 
 
-def test_forward_backward_metrics_agree_with_evaluate(small_program, functions):
+def test_forward_backward_metrics_agree_with_evaluate(small_program, functions, initial_state):
     num_params = len(small_program.groups["params"])
-    params = functions["init"](jnp.uint32(0))[:num_params]
+    params = initial_state[:num_params]
     loss, weight, z_loss = functions["forward_backward"](*params, *batch())[num_params:]
     evaluated = functions["evaluate"](*params, *batch())
     np.testing.assert_allclose([loss, weight, z_loss], evaluated, rtol=1e-6)
@@ -55,9 +50,11 @@ def test_forward_backward_metrics_agree_with_evaluate(small_program, functions):
     assert 0 < z_loss < 0.1 * loss
 
 
-def test_forward_backward_gradient_matches_a_finite_difference(small_program, functions):
+def test_forward_backward_gradient_matches_a_finite_difference(
+    small_program, functions, initial_state
+):
     num_params = len(small_program.groups["params"])
-    params = list(functions["init"](jnp.uint32(0))[:num_params])
+    params = list(initial_state[:num_params])
     gradients = functions["forward_backward"](*params, *batch())[:num_params]
     rng = np.random.default_rng(1)
     for index, gradient in enumerate(gradients):
@@ -71,10 +68,12 @@ def test_forward_backward_gradient_matches_a_finite_difference(small_program, fu
             loss, _, z_loss = functions["evaluate"](*moved, *batch())
             values.append(float(loss + z_loss))
         slope = (values[0] - values[1]) / (2 * step)
-        assert slope == pytest.approx(float((gradient * direction * (direction > 0)).sum()), rel=0.05, abs=2e-3)
+        assert slope == pytest.approx(
+            float((gradient * direction * (direction > 0)).sum()), rel=0.05, abs=2e-3
+        )
 
 
-def test_accumulate_adds_and_does_nothing_else(small_program, functions):
+def test_accumulate_adds_and_does_nothing_else(small_program, functions, initial_state):
     shapes = [b.shape for b in small_program.buffers(("grads", "metrics"))]
     rng = np.random.default_rng(2)
     first, second = ([rng.normal(size=s).astype(np.float32) for s in shapes] for _ in range(2))
@@ -82,20 +81,22 @@ def test_accumulate_adds_and_does_nothing_else(small_program, functions):
         np.testing.assert_array_equal(got, a + b)
 
 
-def test_apply_update_sum_of_equal_slots_equals_one_slot(small_program, functions):
+def test_apply_update_sum_of_equal_slots_equals_one_slot(small_program, functions, initial_state):
     num_params = len(small_program.groups["params"])
-    state = functions["init"](jnp.uint32(0))
+    state = initial_state
     one = functions["forward_backward"](*state[:num_params], *batch())
     two = functions["accumulate"](*one, *one)
     for got, wanted in zip(
-        functions["apply_update"](*state, *two), functions["apply_update"](*state, *one), strict=True
+        functions["apply_update"](*state, *two),
+        functions["apply_update"](*state, *one),
+        strict=True,
     ):
         np.testing.assert_array_equal(got, wanted)
 
 
-def test_apply_update_record_holds_mean_loss_norm_and_rate(small_program, functions):
+def test_apply_update_record_holds_mean_loss_norm_and_rate(small_program, functions, initial_state):
     num_params = len(small_program.groups["params"])
-    state = functions["init"](jnp.uint32(0))
+    state = initial_state
     slots = [functions["forward_backward"](*state[:num_params], *batch(s)) for s in (0, 1)]
     total = functions["accumulate"](*slots[0], *slots[1])
     loss, grad_norm, rate = np.asarray(functions["apply_update"](*state, *total)[-1])
@@ -118,20 +119,22 @@ def test_program_bfloat16_parameters_keep_their_dtype(small_model, optimizer):
     ]
 
 
-@pytest.mark.parametrize("optimizer", [AdafactorConfig(), AdamWConfig(learning_rate=1e-2, warmup_steps=10)])
-def test_training_on_real_text_lowers_the_loss(small_model, optimizer):
+@pytest.mark.parametrize(
+    "optimizer", [AdafactorConfig(), AdamWConfig(learning_rate=1e-2, warmup_steps=10)]
+)
+def test_training_on_real_text_lowers_the_loss(small_model, small_parameters, optimizer):
     slot = SlotConfig(microbatch=8, sequence_length=64)
     program = palm_program("small", small_model, optimizer, slot, (1, 1))
     step = {name: jax.jit(c.function) for name, c in program.components.items()}
     source = pathlib.Path(sysconfig.get_paths()["stdlib"], "argparse.py").read_bytes()
     text = np.frombuffer(source, np.uint8).astype(np.int32)
     rng, num_params = np.random.default_rng(0), len(program.groups["params"])
-    state, losses = step["init"](jnp.uint32(0)), []
+    optimizer_state = build_optimizer(optimizer).init(small_parameters)
+    state = (*small_parameters.values(), *jax.tree.leaves(optimizer_state))
+    losses = []
     for _ in range(60):
         tokens = np.stack([text[i : i + 65] for i in rng.integers(0, len(text) - 65, 8)])
-        contribution = step["forward_backward"](
-            *state[:num_params], tokens[:, :-1], tokens[:, 1:]
-        )
+        contribution = step["forward_backward"](*state[:num_params], tokens[:, :-1], tokens[:, 1:])
         *state, record = step["apply_update"](*state, *contribution)
         losses.append(float(record[0]))
     # A byte costs 3.2 nats when only its frequency is known.

@@ -8,8 +8,13 @@ from model.products import project
 
 @pytest.mark.parametrize(
     ("x_shape", "kernel_shape", "num_contracted"),
-    [((2, 3, 8), (8, 16), 1), ((2, 3, 16), (16, 4), 1), ((2, 3, 8), (8, 4, 2), 1), ((2, 3, 4, 2), (4, 2, 6), 2)],
-)  # fmt: skip
+    [
+        ((2, 3, 8), (8, 16), 1),
+        ((2, 3, 16), (16, 4), 1),
+        ((2, 3, 8), (8, 4, 2), 1),
+        ((2, 3, 4, 2), (4, 2, 6), 2),
+    ],
+)
 def test_project_value_and_gradients_are_those_of_tensordot(x_shape, kernel_shape, num_contracted):
     keys = jax.random.split(jax.random.key(0), 3)
     x, kernel = jax.random.normal(keys[0], x_shape), jax.random.normal(keys[1], kernel_shape)

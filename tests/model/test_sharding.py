@@ -11,7 +11,10 @@ from model.sharding import MESH_AXES, dim_spec, named_sharding
 @pytest.mark.parametrize(
     ("logical_axes", "shape", "mesh_shape", "expected"),
     [
-        (("layers", "embed", "heads", None), (2, 32, 4, 8), (2, 2), (None, ("data",), ("model",), None)),
+        (
+            ("layers", "embed", "heads", None), (2, 32, 4, 8), (2, 2),
+            (None, ("data",), ("model",), None),
+        ),
         (("layers", "mlp", "embed"), (2, 64, 32), (2, 2), (None, ("model",), ("data",))),
         (("layers", "embed", None), (2, 32, 8), (2, 2), (None, ("data",), None)),
         (("batch", None), (4, 16), (2, 1), (("data",), None)),
@@ -24,7 +27,7 @@ def test_dim_spec_array_is_split_by_the_table(logical_axes, shape, mesh_shape, e
     assert dim_spec(logical_axes, shape, mesh_shape) == expected
 
 
-def train(model, mesh_shape, steps=5):
+def train(model, mesh_shape, initial_state, steps=5):
     """Losses of a few updates on one fixed batch; arrays placed as the manifest says."""
     slot = SlotConfig(microbatch=4, sequence_length=16)
     program = palm_program("small", model, AdafactorConfig(), slot, mesh_shape)
@@ -40,8 +43,8 @@ def train(model, mesh_shape, steps=5):
         return jax.jit(component.function, in_shardings=shardings[0], out_shardings=shardings[1])
 
     forward_backward, apply_update = compiled("forward_backward"), compiled("apply_update")
+    state = initial_state
     # Waiting after each execution: virtual CPU devices deadlock when they run ahead.
-    state = jax.block_until_ready(compiled("init")(np.uint32(3)))
     num_params = len(program.groups["params"])
     tokens = np.random.default_rng(0).integers(0, 256, (4, 17), dtype=np.int32)
     losses = []
@@ -52,9 +55,10 @@ def train(model, mesh_shape, steps=5):
     return losses, state
 
 
-def test_training_on_a_two_by_two_mesh_follows_the_unsharded_losses(small_model):
-    unsharded, _ = train(small_model, (1, 1))
-    sharded, state = train(small_model, (2, 2))
+def test_training_on_a_two_by_two_mesh_follows_the_unsharded_losses(small_model, initial_state):
+    placed = [np.asarray(array) for array in initial_state]
+    unsharded, _ = train(small_model, (1, 1), placed)
+    sharded, state = train(small_model, (2, 2), placed)
     np.testing.assert_allclose(sharded, unsharded, rtol=1e-5)
     assert unsharded[-1] < unsharded[0]
     assert state[-1].sharding.shard_shape(state[-1].shape) != state[-1].shape
