@@ -7,11 +7,12 @@ const cursors = uPlot.sync("steps");
 const scheme = matchMedia("(prefers-color-scheme: dark)");
 
 export class Chart {
-  /** `columns` turns steps into one list of numbers per label. */
-  constructor(id, labels, columns) {
+  /** `columns` turns steps into one list of numbers per label. `fromZero`: what is compared by size. */
+  constructor(id, labels, columns, fromZero = true) {
     this.figure = document.getElementById(id);
     this.labels = labels;
     this.columns = columns;
+    this.fromZero = fromZero;
     this.steps = [];
     this.plot = null;
     new ResizeObserver(() => this.plot?.setSize(this.size())).observe(this.figure);
@@ -52,19 +53,20 @@ export class Chart {
       grid: { stroke: colour("--line"), width: 1 },
       ticks: { show: false },
     };
-    const isPair = this.labels.length > 1;
+    const isLoss = this.labels[0] === "raw";
     const series = this.labels.map((label, index) => ({
       label,
-      stroke: colour(index === 0 ? "--curve" : "--curve-2"),
-      width: isPair && index === 0 && label === "raw" ? 1 : 2,
-      alpha: label === "raw" ? 0.45 : 1,
+      stroke: colour(index === 0 || isLoss ? "--curve" : "--curve-2"),
+      width: label === "raw" ? 1 : 2,
+      alpha: label === "raw" ? 0.5 : 1,
       points: { show: false },
-      value: (_, value) => written(value),
+      value: shownOrNewest,
     }));
+    const y = this.fromZero ? { range: (_, __, most) => [0, 1.1 * (most || 1)] } : {};
     return {
       ...this.size(),
-      series: [{ label: "step", value: (_, value) => (value === null ? "–" : String(value)) }, ...series],
-      scales: { x: { time: false } },
+      series: [{ label: "step", value: shownOrNewest }, ...series],
+      scales: { x: { time: false }, y },
       axes: [
         { ...axis, size: 28 },
         { ...axis, size: 52, values: (_, ticks) => ticks.map(written) },
@@ -73,6 +75,11 @@ export class Chart {
       padding: [8, 8, 0, 0],
     };
   }
+}
+
+/** The value under the cursor; the newest one while there is no cursor. */
+function shownOrNewest(plot, value, index) {
+  return written(value ?? plot.data[index].findLast((item) => item !== null));
 }
 
 function written(value) {

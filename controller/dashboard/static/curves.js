@@ -15,7 +15,7 @@ export class Curves {
       new Chart("chart-loss", ["raw", "smoothed"], (steps) => {
         const losses = steps.map((step) => step.loss);
         return [losses, smoothed(losses)];
-      }),
+      }, false),
       new Chart("chart-speed", ["tokens/s"], (steps) => [steps.map((step) => step.tokens_per_second)]),
       new Chart("chart-mfu", ["MFU %"], (steps) => [
         steps.map((step) => (step.mfu === null ? null : 100 * step.mfu)),

@@ -2,6 +2,7 @@
 // then asked for again and regions that differ are exchanged. The server stays the only one to render.
 
 const status = document.getElementById("connection");
+const refreshed = document.getElementById("refreshed");
 const REFRESH_MS = 1000;
 
 let stream = null;
@@ -57,10 +58,12 @@ async function exchange() {
       region.replaceChildren(...document.adoptNode(next).childNodes);
     }
   }
-  show("live", `live, ${new Date().toISOString().slice(11, 19)}`);
+  show("live", "live");
+  refreshed.textContent = new Date().toISOString().slice(11, 19);
 }
 
 function show(state, text) {
+  if (status.dataset.state === state) return; // said aloud by screen readers at every change
   status.dataset.state = state;
   status.textContent = text;
 }
