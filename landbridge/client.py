@@ -108,18 +108,22 @@ class Client:
         job_id: str,
         timeout: float | None = None,
         on_change: Callable[[Document], None] = lambda job: None,
+        until: Callable[[Document], bool] = lambda job: False,
     ) -> Document:
-        """The job once it has ended; raises WaitTimedOut. `on_change` sees it as it moves on."""
+        """The job once it has ended or `until` says yes; raises WaitTimedOut.
+
+        `on_change` sees the job as it moves on.
+        """
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             job = self.job(job_id)
             on_change(job)
-            if job["state"] in FINAL_STATES:
+            if job["state"] in FINAL_STATES or until(job):
                 return job
             for message in self._stream(f"job:{job_id}", None, deadline):
                 if message.event == "job" and message.data is not None:
                     on_change(message.data)
-                    if message.data["state"] in FINAL_STATES:
+                    if message.data["state"] in FINAL_STATES or until(message.data):
                         return message.data
             if deadline is not None and time.monotonic() >= deadline:
                 raise errors.WaitTimedOut(job_id, timeout or 0.0)

@@ -166,7 +166,7 @@ class GangMember(_message.Message):
     def __init__(self, pod: _Optional[str] = ..., first_slot: _Optional[int] = ..., end_slot: _Optional[int] = ..., link_addresses: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ProgramReady(_message.Message):
-    __slots__ = ("job", "generation", "ready_seconds", "compile_seconds", "dataset_digest", "epoch_steps", "device_bytes")
+    __slots__ = ("job", "generation", "ready_seconds", "compile_seconds", "dataset_digest", "data_steps", "device_bytes")
     class DeviceBytesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -179,16 +179,16 @@ class ProgramReady(_message.Message):
     READY_SECONDS_FIELD_NUMBER: _ClassVar[int]
     COMPILE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     DATASET_DIGEST_FIELD_NUMBER: _ClassVar[int]
-    EPOCH_STEPS_FIELD_NUMBER: _ClassVar[int]
+    DATA_STEPS_FIELD_NUMBER: _ClassVar[int]
     DEVICE_BYTES_FIELD_NUMBER: _ClassVar[int]
     job: str
     generation: int
     ready_seconds: float
     compile_seconds: float
     dataset_digest: str
-    epoch_steps: int
+    data_steps: int
     device_bytes: _containers.ScalarMap[str, int]
-    def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ..., ready_seconds: _Optional[float] = ..., compile_seconds: _Optional[float] = ..., dataset_digest: _Optional[str] = ..., epoch_steps: _Optional[int] = ..., device_bytes: _Optional[_Mapping[str, int]] = ...) -> None: ...
+    def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ..., ready_seconds: _Optional[float] = ..., compile_seconds: _Optional[float] = ..., dataset_digest: _Optional[str] = ..., data_steps: _Optional[int] = ..., device_bytes: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class GrantWindow(_message.Message):
     __slots__ = ("job", "generation", "last_step")

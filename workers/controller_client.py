@@ -73,7 +73,7 @@ def encode_report(report: Report) -> pb.HostEvent:
                 ready_seconds=report.ready_seconds,
                 compile_seconds=report.compile_seconds,
                 dataset_digest=report.dataset_digest,
-                epoch_steps=report.epoch_steps,
+                data_steps=report.data_steps,
                 device_bytes=report.device_bytes,
             )
             return pb.HostEvent(program_ready=ready)

@@ -170,14 +170,15 @@ class Executor:
         run.training = Training(order, program, batches, self._exchange, self._agreement)
         steps = 0
         if dataset is not None:
-            steps = epoch_steps(dataset.num_sequences, order.num_slots * program.microbatch)
+            per_epoch = epoch_steps(dataset.num_sequences, order.num_slots * program.microbatch)
+            steps = per_epoch * order.epochs
         self._report(
             Ready(
                 assignment=order.assignment,
                 ready_seconds=time.perf_counter() - start,
                 compile_seconds=compile_seconds,
                 dataset_digest=dataset.digest if dataset else "none",
-                epoch_steps=steps,
+                data_steps=steps,
                 device_bytes=_device_bytes(program),
             )
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 from collections.abc import Mapping
+from typing import Any
 
 
 class Phase(enum.Enum):
@@ -45,9 +46,14 @@ class JobOrder:
     member_index: int
     num_slots: int
     seed: int
-    data: Mapping[str, object]
+    data: Mapping[str, Any]
     digest_every: int
     target_steps: int
+
+    @property
+    def epochs(self) -> int:
+        """How often the data may be gone through."""
+        return int(self.data.get("epochs", 1))
 
     @property
     def me(self) -> Member:
@@ -75,7 +81,8 @@ class Ready:
     ready_seconds: float
     compile_seconds: float
     dataset_digest: str
-    epoch_steps: int
+    data_steps: int
+    """Steps that the data lasts for, all epochs together; 0 without data."""
     device_bytes: Mapping[str, int]
 
 

@@ -83,7 +83,7 @@ class ProgramReady:
     ready_seconds: float
     compile_seconds: float
     dataset_digest: str
-    epoch_steps: int
+    data_steps: int
     """0 when the program takes no data."""
 
 

@@ -39,20 +39,16 @@ def _job_submitted(turn: Turn, event: events.JobSubmitted, _policy: LivenessPoli
 def _job_reloaded(turn: Turn, event: events.JobReloaded, _policy: LivenessPolicy) -> None:
     """Steps are pure functions of the seed, so starting over costs time and no result."""
     job = event.job
-    if job.state is not JobState.PENDING:
-        reason = Reason("ControllerRestarted", "the controller restarted; the job starts over")
-        job = dataclasses.replace(
-            job.moved(Move.REQUEUE, reason),
-            attempt=job.attempt + 1,
-            gang=(),
-            program=None,
-            progress=None,
-        )
-        if job.is_final:
-            job = dataclasses.replace(job, finished_at=turn.now)
-        turn.put_job(job, Entry("job.requeued", reason.message, job.id))
-    else:
+    if job.state is JobState.CANCELLING:
+        job = dataclasses.replace(job.moved(Move.REQUEUE, job.reason), finished_at=turn.now)
+        turn.put_job(job, Entry("job.cancelled", job.reason.message, job.id))
+        return
+    if job.state is JobState.PENDING:
         turn.put_job(job)
+    else:
+        reason = Reason("ControllerRestarted", "the controller restarted; the job starts over")
+        job = dataclasses.replace(job.moved(Move.REQUEUE, reason), attempt=job.attempt + 1)
+        turn.put_job(job, Entry("job.requeued", reason.message, job.id))
     turn.availability_changed = True
 
 
@@ -61,7 +57,7 @@ def _cancel_requested(turn: Turn, event: events.CancelRequested, _policy: Livene
     if job.state is JobState.CANCELLING:
         return
     reason = Reason("Cancelled", f"cancelled by {event.actor}")
-    job = job.moved(Move.CANCEL, reason)
+    job = dataclasses.replace(job.moved(Move.CANCEL, reason), suspicion=None)
     if job.state is JobState.CANCELLED:
         job = dataclasses.replace(job, finished_at=turn.now)
         turn.put_job(job, Entry("job.cancelled", reason.message, job.id))
@@ -113,18 +109,19 @@ def _lowering_failed(turn: Turn, event: events.LoweringFailed, _policy: Liveness
 
 
 def _program_ready(turn: Turn, event: events.ProgramReady, _policy: LivenessPolicy) -> None:
-    job, host = turn.current_job(event.assignment), turn.host(event.host)
-    if job is None or host is None or job.state is not JobState.STARTING:
+    job = turn.job_held(event.host, event.assignment)
+    if job is None or job.state is not JobState.STARTING:
         return
+    host = turn.pods[event.host.pod].hosts[event.host.index]
     turn.put_host(dataclasses.replace(host, dataset_digest=event.dataset_digest))
-    if event.epoch_steps and event.epoch_steps < job.spec.steps:
+    if event.data_steps and event.data_steps < job.spec.steps:
         message = (
-            f"the data has {event.epoch_steps} steps of this batch and the job wants "
+            f"the data has {event.data_steps} steps of this batch and the job wants "
             f"{job.spec.steps}; lower train.steps, add data or raise data.epochs"
         )
         membership.fail(turn, job, Reason("DataExhausted", message))
         return
-    gang_hosts = list(turn.holders(event.assignment))
+    gang_hosts = [h for member in job.gang for h in turn.pods[member.pod].hosts.values()]
     digests = {str(h.ref): h.dataset_digest for h in gang_hosts}
     if None in digests.values():
         return
@@ -154,8 +151,8 @@ def _start(turn: Turn, job: Job, assignment: Assignment) -> None:
 
 
 def _steps_applied(turn: Turn, event: events.StepsApplied, _policy: LivenessPolicy) -> None:
-    job = turn.current_job(event.assignment)
-    if job is None or job.progress is None or turn.host(event.host) is None:
+    job = turn.job_held(event.host, event.assignment)
+    if job is None or job.progress is None:
         return
     progress, merged = step.report(job.progress, event.host.pod, event.records)
     job = dataclasses.replace(job, progress=progress)

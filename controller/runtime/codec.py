@@ -56,7 +56,7 @@ def decode_event(host: HostRef, message: pb.HostEvent) -> events.Event:
                 ready.ready_seconds,
                 ready.compile_seconds,
                 ready.dataset_digest,
-                ready.epoch_steps,
+                ready.data_steps,
             )
         case "steps_applied":
             applied = message.steps_applied
