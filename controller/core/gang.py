@@ -6,10 +6,11 @@ has to wait does, so that big jobs are not starved by small ones.
 
 from __future__ import annotations
 
+import dataclasses
 import typing
 from collections.abc import Iterable, Sequence
 
-from controller.core.cluster import Pod, PodState
+from controller.core.cluster import Assignment, Pod, PodState
 from controller.core.job import GangMember, Job, JobSpec, Reason
 from controller.core.program import slot_ranges
 
@@ -24,20 +25,22 @@ class Admission(typing.NamedTuple):
 
 def admit(waiting: Sequence[Job], pods: Iterable[Pod]) -> list[Admission]:
     """A verdict for every waiting job, in order of submission."""
-    everything = list(pods)
-    free = [pod for pod in everything if pod.state is PodState.READY]
+    everything = {pod.name: pod for pod in pods}
     verdicts: list[Admission] = []
     ahead: Job | None = None
     for job in waiting:
-        fitting = [pod for pod in free if _fits(pod, job.spec)]
-        alike = _largest_alike(fitting)
+        fleet = list(everything.values())
+        free = [pod for pod in fleet if pod.state is PodState.READY]
+        alike = _largest_alike([pod for pod in free if _fits(pod, job.spec)])
         if ahead is None and len(alike) >= job.spec.min_pods:
             chosen = alike[: job.spec.max_pods]
-            free = [pod for pod in free if pod not in chosen]
+            assignment = Assignment(job.id, job.generation + 1)
+            for pod in chosen:
+                everything[pod.name] = dataclasses.replace(pod, assignment=assignment)
             verdicts.append(Admission(job.id, _gang(job.spec, chosen), _admitted(chosen)))
             continue
-        verdicts.append(Admission(job.id, (), _why_not(job, everything, alike, ahead)))
-        if ahead is None and _could_ever_fit(job.spec, everything):
+        verdicts.append(Admission(job.id, (), _why_not(job, fleet, alike, ahead)))
+        if ahead is None and _could_ever_fit(job.spec, fleet):
             ahead = job
     return verdicts
 
@@ -57,8 +60,9 @@ def _largest_alike(pods: Sequence[Pod]) -> list[Pod]:
 
 def _could_ever_fit(spec: JobSpec, pods: Sequence[Pod]) -> bool:
     """Whether the pods there are would do if all were free; forming ones are given the benefit."""
-    candidates = [pod for pod in pods if _fits(pod, spec) or pod.state is PodState.FORMING]
-    return len(candidates) >= spec.min_pods
+    forming = [pod for pod in pods if pod.state is PodState.FORMING]
+    formed = [pod for pod in pods if pod.state is not PodState.FORMING and _fits(pod, spec)]
+    return len(_largest_alike(formed)) + len(forming) >= spec.min_pods
 
 
 def _gang(spec: JobSpec, chosen: Sequence[Pod]) -> tuple[GangMember, ...]:
@@ -82,7 +86,7 @@ def _why_not(job: Job, pods: Sequence[Pod], alike: Sequence[Pod], ahead: Job | N
         f"{pod.name} busy with {pod.assignment.job}" for pod in pods if pod.assignment is not None
     ]
     forming = [
-        f"{pod.name} has {len(pod.hosts)} of {_count(pod.num_hosts, 'host')} ready"
+        f"{pod.name} has {len(pod.inventories)} of {_count(pod.num_hosts, 'host')} ready"
         for pod in pods
         if pod.state is PodState.FORMING
     ]
@@ -90,11 +94,14 @@ def _why_not(job: Job, pods: Sequence[Pod], alike: Sequence[Pod], ahead: Job | N
 
 
 def _inventory(pods: Sequence[Pod]) -> str:
-    sizes = [pod.num_devices for pod in pods]
-    counts = [
-        f"{_count(sizes.count(size), 'pod')} of {_count(size, 'device')}"
-        for size in sorted(set(sizes))
-    ]
+    kinds = {pod.inventories[0].device_kind for pod in pods if pod.inventories}
+    builds = [_count(pod.num_devices, "device") for pod in pods]
+    if len(kinds) > 1:
+        builds = [
+            f"{build} ({pod.inventories[0].device_kind})" if pod.inventories else build
+            for pod, build in zip(pods, builds, strict=True)
+        ]
+    counts = [f"{_count(builds.count(build), 'pod')} of {build}" for build in sorted(set(builds))]
     return " and ".join(counts) or "no pods"
 
 

@@ -16,13 +16,17 @@ class LivenessPolicy:
     heartbeat_interval: float = 1.0
     """Fifteen of them fit the grace, so that one late message is no verdict."""
     silence_grace: float = 15.0
-    """Fifteen heartbeats. A crash does not wait for this, its connection closes at once; so it only
-    has to outlast the pauses of a host that is alive, such as a compiler holding the interpreter."""
+    """Fifteen heartbeats. A crash does not wait for this, its connection closes at once; so it
+    only has to outlast the pauses of a host that is alive, such as a compiler holding the
+    interpreter."""
     suspicion_grace: float = 2.0
     """A peer that died closes its control stream within this; a job that fails can then name it."""
     release_grace: float = 3.0
     """A pod that has not let go by then is stuck in a step or in the compiler and is restarted,
     which keeps cancel within its promised 5 s."""
+    absence: float = 5.0
+    """A controller that saw no tick for this long (they come every 0.25 s) was stopped itself or
+    its machine slept; what it did not hear meanwhile says nothing about hosts."""
 
 
 class Verdict(typing.NamedTuple):
@@ -37,6 +41,12 @@ def is_silent(host: Host, now: float, policy: LivenessPolicy) -> Verdict:
         silence > policy.silence_grace,
         f"{host.ref} was silent for {silence:.0f} s, {policy.silence_grace:.0f} s are allowed",
     )
+
+
+def was_absent(ticked_at: float | None, now: float, policy: LivenessPolicy) -> Verdict:
+    """Whether it was the controller that was away."""
+    away = 0.0 if ticked_at is None else now - ticked_at
+    return Verdict(away > policy.absence, f"the controller itself was away for {away:.0f} s")
 
 
 def is_stuck(pod: Pod, now: float, policy: LivenessPolicy) -> Verdict:

@@ -31,14 +31,18 @@ def host_attached(turn: Turn, event: events.HostAttached, _policy: LivenessPolic
         reason = f"{pod.name} has {pod.num_hosts} hosts, this one says {event.num_hosts}"
         turn.order(commands.DismissHost(ref, reason))
         return
-    if ref.index in pod.hosts:
-        _lose(turn, pod.hosts[ref.index], f"{ref} dialled again")
+    earlier = pod.hosts.get(ref.index)
+    if earlier is not None:
+        if earlier.ref != ref:
+            turn.order(commands.DismissHost(earlier.ref, f"another process dialled as {ref}"))
+        _lose(turn, earlier, f"{ref} dialled again")
         pod = turn.pods[ref.pod]
     host = Host(ref, event.link_address, event.coordinator_address, event.pid, turn.now)
     pod = dataclasses.replace(pod, num_hosts=event.num_hosts).with_host(host)
     turn.put_pod(pod)
     turn.note(Entry("host.attached", f"{ref} attached (pid {event.pid})", pod=pod.name))
-    if len(pod.hosts) == pod.num_hosts and 0 in pod.hosts:
+    turn.availability_changed = True
+    if len(pod.hosts) == pod.num_hosts:
         lead = pod.hosts[0]
         coordinator = lead.coordinator_address if pod.num_hosts > 1 else ""
         for _, member in sorted(pod.hosts.items()):
@@ -50,11 +54,11 @@ def host_inventoried(turn: Turn, event: events.HostInventoried, _policy: Livenes
     if host is None:
         return
     turn.put_host(dataclasses.replace(host, inventory=event.inventory, last_heard=turn.now))
+    turn.availability_changed = True
     pod = turn.pods[host.ref.pod]
     if pod.state is PodState.READY:
         message = f"{pod.name} is ready: {pod.num_devices} x {event.inventory.device_kind}"
         turn.note(Entry("pod.ready", message, pod=pod.name))
-        turn.availability_changed = True
 
 
 def host_heard(turn: Turn, event: events.HostHeard, _policy: LivenessPolicy) -> None:
@@ -70,39 +74,68 @@ def host_detached(turn: Turn, event: events.HostDetached, _policy: LivenessPolic
 
 
 def job_faulted(turn: Turn, event: events.JobFaulted, _policy: LivenessPolicy) -> None:
-    job = turn.current_job(event.assignment)
-    if job is None or turn.host(event.host) is None or job.state is JobState.CANCELLING:
+    job = turn.job_held(event.host, event.assignment)
+    if job is None or job.state is JobState.CANCELLING:
         return
     where = f"{event.host} at step {event.step}" if event.step else f"{event.host}"
     reason = Reason(_FAULT_CODES[event.phase], f"{where}: {event.message}")
     if not event.suspect_pod:
         fail(turn, job, reason)
     elif job.suspicion is None:
-        suspicion = dataclasses.replace(job, suspicion=Suspicion(turn.now, reason))
-        turn.put_job(suspicion, Entry("job.link_fault", reason.message, job.id, event.suspect_pod))
+        entry = Entry("job.link_fault", reason.message, job.id, event.suspect_pod)
+        turn.put_job(_suspected(turn, job, reason), entry)
 
 
 def job_released(turn: Turn, event: events.JobReleased, _policy: LivenessPolicy) -> None:
     host = turn.host(event.host)
     if host is None or host.holds != event.assignment:
         return
+    job = turn.current_job(event.assignment)
     turn.put_host(dataclasses.replace(host, holds=None, dataset_digest=None))
     _free_if_released(turn, turn.pods[host.ref.pod])
+    if job is None or job.state is JobState.CANCELLING or event.applied_step >= job.spec.steps:
+        return
+    if job.suspicion is None:
+        message = f"{host.ref} left after {event.applied_step} of {job.spec.steps} steps"
+        entry = Entry("job.left_early", message, job.id, host.ref.pod)
+        turn.put_job(_suspected(turn, job, Reason("LeftEarly", message)), entry)
 
 
 def ticked(turn: Turn, _event: events.Ticked, policy: LivenessPolicy) -> None:
+    absent = liveness.was_absent(turn.ticked_at, turn.now, policy)
+    turn.ticked_at = turn.now
+    if absent.holds:
+        _start_waiting_anew(turn, absent.reason)
+        return
     for pod in list(turn.pods.values()):
-        for host in list(pod.hosts.values()):
-            silent = liveness.is_silent(host, turn.now, policy)
-            if silent.holds:
-                turn.order(commands.DismissHost(host.ref, silent.reason))
-                _lose(turn, host, silent.reason)
-        stuck = liveness.is_stuck(turn.pods[pod.name], turn.now, policy)
-        if stuck.holds:
-            _restart(turn, turn.pods[pod.name], stuck.reason)
+        _check_pod(turn, pod, policy)
     for job in list(turn.jobs.values()):
         if job.suspicion and turn.now - job.suspicion.since > policy.suspicion_grace:
             fail(turn, job, job.suspicion.reason)
+
+
+def _check_pod(turn: Turn, pod: Pod, policy: LivenessPolicy) -> None:
+    verdicts = [(host, liveness.is_silent(host, turn.now, policy)) for host in pod.hosts.values()]
+    silent = next(((host, verdict.reason) for host, verdict in verdicts if verdict.holds), None)
+    stuck = liveness.is_stuck(pod, turn.now, policy)
+    if silent is not None:
+        _fail_job_of(turn, *silent)
+        _restart(turn, turn.pods[pod.name], silent[1])
+    elif stuck.holds:
+        _restart(turn, pod, stuck.reason)
+
+
+def _start_waiting_anew(turn: Turn, reason: str) -> None:
+    turn.note(Entry("controller.absent", reason))
+    for pod in list(turn.pods.values()):
+        if pod.releasing_since is not None:
+            turn.put_pod(dataclasses.replace(pod, releasing_since=turn.now))
+        for host in pod.hosts.values():
+            turn.put_host(dataclasses.replace(host, last_heard=turn.now))
+
+
+def _suspected(turn: Turn, job: Job, reason: Reason) -> Job:
+    return dataclasses.replace(job, suspicion=Suspicion(turn.now, reason))
 
 
 def fail(turn: Turn, job: Job, reason: Reason) -> None:
@@ -135,39 +168,47 @@ def _lose(turn: Turn, host: Host, cause: str) -> None:
     pod = turn.pods[host.ref.pod].without_host(host.ref.index)
     turn.put_pod(pod)
     turn.note(Entry("host.detached", cause, pod=pod.name))
-    job = turn.current_job(pod.assignment) if pod.assignment else None
-    if job is not None and not job.is_final and job.state is not JobState.CANCELLING:
-        at = f" at step {job.progress.merged}" if job.progress else ""
-        message = f"{host.ref} (pid {host.pid}) was lost{at}: {cause}"
-        fail(turn, job, Reason("PodLost", message))
-    if pod.num_hosts > 1 and turn.pods[pod.name].hosts:
-        _restart(turn, turn.pods[pod.name], f"{pod.name} lost {host.ref}")
+    turn.availability_changed = True
+    _fail_job_of(turn, host, cause)
+    pod = turn.pods[pod.name]
+    if pod.hosts:
+        _restart(turn, pod, f"{pod.name} lost {host.ref}", host)
     else:
-        _free_if_released(turn, turn.pods[pod.name])
+        _free_if_released(turn, pod)
 
 
-def _restart(turn: Turn, pod: Pod, reason: str) -> None:
-    """Give up all processes of a pod; it forms again when they are back."""
+def _fail_job_of(turn: Turn, lost: Host, cause: str) -> None:
+    assignment = turn.pods[lost.ref.pod].assignment
+    job = turn.current_job(assignment) if assignment else None
+    if job is not None and job.state is not JobState.CANCELLING:
+        at = f" at step {job.progress.merged}" if job.progress else ""
+        message = f"{lost.ref} (pid {lost.pid}) was lost{at}: {cause}"
+        fail(turn, job, Reason("PodLost", message))
+
+
+def _restart(turn: Turn, pod: Pod, reason: str, *lost: Host) -> None:
+    """Give up all processes of a pod, those of lost hosts too; it forms again when they are
+    back."""
     for host in pod.hosts.values():
         turn.order(commands.DismissHost(host.ref, reason))
-    pids = tuple(host.pid for host in pod.hosts.values())
+    pids = tuple(host.pid for host in (*pod.hosts.values(), *lost))
     turn.order(commands.RestartPod(pod.name, pids, reason))
     turn.note(Entry("pod.restarted", reason, pod=pod.name))
     turn.put_pod(dataclasses.replace(pod, hosts={}))
+    turn.availability_changed = True
     _free_if_released(turn, turn.pods[pod.name])
 
 
 def _free_if_released(turn: Turn, pod: Pod) -> None:
     """A pod none of whose hosts holds its assignment is free once the assignment is over."""
     assignment = pod.assignment
-    if assignment is None or any(host.holds == assignment for host in pod.hosts.values()):
+    if assignment is None or pod.releasing_since is None:
         return
-    job = turn.current_job(assignment)
-    over = pod.releasing_since is not None or job is None
-    if not over:
+    if any(host.holds == assignment for host in pod.hosts.values()):
         return
     turn.put_pod(dataclasses.replace(pod, assignment=None, releasing_since=None))
     turn.availability_changed = True
+    job = turn.current_job(assignment)
     still_held = any(other.assignment == assignment for other in turn.pods.values())
     if job is not None and job.state is JobState.CANCELLING and not still_held:
         job = dataclasses.replace(job.moved(Move.RELEASED, job.reason), finished_at=turn.now)

@@ -23,6 +23,8 @@ class State:
 
     pods: Mapping[str, Pod] = dataclasses.field(default_factory=dict)
     jobs: Mapping[str, Job] = dataclasses.field(default_factory=dict)
+    ticked_at: float | None = None
+    """When time was last seen to pass; None before the first tick."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -54,6 +56,7 @@ class Turn:
 
     def __init__(self, state: State, now: float) -> None:
         self.now = now
+        self.ticked_at = state.ticked_at
         self.availability_changed = False
         """Whether waiting jobs deserve another look."""
         self._pods = dict(state.pods)
@@ -86,6 +89,12 @@ class Turn:
         pod = self._pods.get(ref.pod)
         host = pod.hosts.get(ref.index) if pod else None
         return host if host is not None and host.ref == ref else None
+
+    def job_held(self, ref: HostRef, assignment: Assignment) -> Job | None:
+        """The job of a host's message, when this very host was told to prepare this generation and
+        has not released it; anybody else has no say."""
+        host = self.host(ref)
+        return self.current_job(assignment) if host and host.holds == assignment else None
 
     def holders(self, assignment: Assignment) -> Iterator[Host]:
         """Hosts that were told to prepare the assignment and have not released it."""
@@ -122,7 +131,7 @@ class Turn:
 
     def outcome(self) -> Outcome:
         return Outcome(
-            state=State(self._pods, self._jobs),
+            state=State(self._pods, self._jobs, self.ticked_at),
             commands=tuple(self._commands),
             entries=tuple(self._entries),
             changed_jobs=tuple(self._decided.values()),

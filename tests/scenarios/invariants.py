@@ -1,0 +1,128 @@
+"""What must hold after every event of every history, whatever hosts and people do."""
+
+from __future__ import annotations
+
+from controller.core import commands, events, gang
+from controller.core.cluster import Assignment, HostRef
+from controller.core.job import FINAL_STATES, Job, JobState
+from controller.core.turn import Outcome, State
+
+_HOLDING = {JobState.ADMITTED, JobState.STARTING, JobState.RUNNING}
+
+
+class Invariants:
+    """Watches a history; an AssertionError names the promise that was broken."""
+
+    def __init__(self) -> None:
+        self._ended: set[str] = set()
+        self._merged: dict[Assignment, int] = {}
+        self._granted: dict[tuple[HostRef, Assignment], int] = {}
+
+    def __call__(self, before: State, event: events.Event, outcome: Outcome) -> None:
+        self._final_states_absorb(outcome)
+        self._commands_have_a_current_generation(before, outcome)
+        self._windows_grow_up_to_the_target(outcome)
+        self._steps_merge_in_order(outcome)
+        after = outcome.state
+        _pods_serve_one_job(after)
+        _gangs_are_whole(after)
+        _freed_pods_hold_nothing(after)
+        _waiting_jobs_know_why(after)
+
+    def _final_states_absorb(self, outcome: Outcome) -> None:
+        for job in outcome.changed_jobs:
+            assert job.id not in self._ended, f"{job.id} had ended and became {job.state}"
+            assert job.reason.code and job.reason.message
+            assert (job.finished_at is not None) == job.is_final
+        self._ended |= {job.id for job in outcome.changed_jobs if job.is_final}
+        assert not self._ended & set(outcome.state.jobs)
+        assert not {job.state for job in outcome.state.jobs.values()} & FINAL_STATES
+
+    def _commands_have_a_current_generation(self, before: State, outcome: Outcome) -> None:
+        opened = {_generation(job) for job in outcome.state.jobs.values()}
+        known = opened | {_generation(job) for job in before.jobs.values()}
+        for command in outcome.commands:
+            match command:
+                case commands.LowerProgram(assignment) | commands.AbandonLowering(assignment):
+                    assert assignment in known
+                case commands.PrepareHost(host, assignment) | commands.GrantWindow(
+                    host, assignment
+                ):
+                    assert assignment in opened
+                    assert _holds(outcome.state, host, assignment), f"{host} holds no {assignment}"
+                case commands.StopHost(_, assignment):
+                    assert assignment in known
+                case _:
+                    pass
+
+    def _windows_grow_up_to_the_target(self, outcome: Outcome) -> None:
+        for command in outcome.commands:
+            if isinstance(command, commands.GrantWindow):
+                job = outcome.state.jobs[command.assignment.job]
+                key = (command.host, command.assignment)
+                assert self._granted.get(key, 0) < command.last_step <= job.spec.steps
+                self._granted[key] = command.last_step
+
+    def _steps_merge_in_order(self, outcome: Outcome) -> None:
+        """Each step is applied by all pods of a generation, once, one after the other."""
+        changed = {job.id: job for job in outcome.changed_jobs}
+        for job_id, steps in outcome.steps:
+            job = outcome.state.jobs.get(job_id) or changed[job_id]
+            done = self._merged.get(_generation(job), 0)
+            numbers = [step.record.step for step in steps]
+            assert numbers == list(range(done + 1, done + 1 + len(numbers)))
+            self._merged[_generation(job)] = done + len(numbers)
+        for job in outcome.changed_jobs:
+            if job.state is JobState.SUCCEEDED:
+                assert job.progress is not None
+                assert self._merged[_generation(job)] == job.spec.steps
+                assert set(job.progress.applied.values()) == {job.spec.steps}
+
+
+def _pods_serve_one_job(state: State) -> None:
+    for pod in state.pods.values():
+        assert pod.assignment is not None or pod.releasing_since is None
+        if pod.assignment is not None and pod.releasing_since is None:
+            job = state.jobs[pod.assignment.job]
+            assert job.state in _HOLDING and _generation(job) == pod.assignment
+            assert pod.name in {member.pod for member in job.gang}
+
+
+def _gangs_are_whole(state: State) -> None:
+    for job in state.jobs.values():
+        holding = [p for p in state.pods.values() if p.assignment == _generation(job)]
+        if job.state in _HOLDING:
+            assert {p.name for p in holding} == {member.pod for member in job.gang}
+            assert job.spec.min_pods <= len(job.gang) <= job.spec.max_pods
+            assert job.gang[0].first_slot == 0 and job.gang[-1].end_slot == job.spec.num_slots
+            assert all(len(pod.hosts) == pod.num_hosts for pod in holding)
+        elif job.state is JobState.CANCELLING:
+            assert holding, f"{job.id} waits for nobody"
+        else:
+            assert not holding
+
+
+def _freed_pods_hold_nothing(state: State) -> None:
+    for pod in state.pods.values():
+        held = {host.holds for host in pod.hosts.values() if host.holds is not None}
+        assert held <= {pod.assignment}, f"{pod.name} is free of what its hosts hold"
+
+
+def _waiting_jobs_know_why(state: State) -> None:
+    """The verdict on each waiting job is the one that another look would give."""
+    waiting = sorted(
+        (job for job in state.jobs.values() if job.state is JobState.PENDING),
+        key=lambda job: (job.created_at, job.id),
+    )
+    for verdict in gang.admit(waiting, state.pods.values()):
+        assert not verdict.gang, f"{verdict.job_id} waits and could run"
+        assert state.jobs[verdict.job_id].reason == verdict.reason
+
+
+def _generation(job: Job) -> Assignment:
+    return Assignment(job.id, job.generation)
+
+
+def _holds(state: State, ref: HostRef, assignment: Assignment) -> bool:
+    host = state.pods[ref.pod].hosts.get(ref.index)
+    return host is not None and host.ref == ref and host.holds == assignment

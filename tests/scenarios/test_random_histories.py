@@ -1,0 +1,202 @@
+"""Random histories of a fleet, hostile ones included: what must always hold, and that pods come
+free in the end."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from controller.core import commands, events
+from controller.core.cluster import Assignment, HostRef
+from controller.core.errors import UnknownJob
+from controller.core.job import JobState
+from controller.core.turn import Outcome, State
+from tests.controller.core.world import PROGRAM, World, attached, inventory, record, ref, spec
+from tests.scenarios.invariants import Invariants
+
+PODS = ("pod-0", "pod-1", "pod-2")
+NUM_HOSTS = {"pod-0": 1, "pod-1": 1, "pod-2": 2}
+
+
+class History:
+    """Interprets draws as events, among them late and stale ones."""
+
+    def __init__(self, draw: st.DataObject) -> None:
+        self._draw = draw
+        self.world = World()
+        self.world.observers += [self._remember, Invariants()]
+        self._assignments: set[Assignment] = {Assignment("job-1", 1)}
+        self._hosts: set[HostRef] = {ref("pod-0")}
+        self._submitted = 0
+
+    def _remember(self, before: State, event: events.Event, outcome: Outcome) -> None:
+        for command in outcome.commands:
+            if isinstance(command, commands.LowerProgram):
+                self._assignments.add(command.assignment)
+        if isinstance(event, events.HostAttached):
+            self._hosts.add(event.host)
+
+    def _one(self, values: object) -> object:
+        return self._draw.draw(st.sampled_from(sorted(values)))  # type: ignore[call-overload]
+
+    def _number(self, most: int) -> int:
+        return self._draw.draw(st.integers(0, most))
+
+    def _host(self) -> HostRef:
+        """Mostly an attached one; sometimes one of the past."""
+        present = {h.ref for p in self.world.state.pods.values() for h in p.hosts.values()}
+        return self._one(present if present and self._number(5) else self._hosts)
+
+    def _assignment(self, host: HostRef) -> Assignment:
+        """Mostly the one of the host's pod; sometimes any there ever was."""
+        pod = self.world.state.pods.get(host.pod)
+        if pod and pod.assignment and self._number(5):
+            return pod.assignment
+        return self._one(self._assignments)
+
+    def submit(self) -> None:
+        self._submitted += 1
+        most = 1 + self._number(2)
+        least = 1 + self._number(most - 1)
+        devices = 2 if self._number(5) == 5 else 1
+        submitted = spec(min_pods=least, max_pods=most, devices_per_pod=devices, steps=3)
+        self.world.happens(events.JobSubmitted(f"job-{self._submitted}", submitted))
+
+    def cancel(self) -> None:
+        job = self._one(self.world.state.jobs or {"job-0"})
+        try:
+            self.world.happens(events.CancelRequested(job, "somebody"))
+        except UnknownJob:
+            assert job not in self.world.state.jobs
+
+    def attach(self) -> None:
+        pod = self._one(PODS)
+        index = self._number(NUM_HOSTS[pod] - 1)
+        num_hosts = NUM_HOSTS[pod] + (1 if self._number(9) == 9 else 0)
+        incarnation = self._one("abc")
+        self.world.happens(attached(ref(pod, index, incarnation), num_hosts))
+
+    def take_stock(self) -> None:
+        kind = "gpu" if self._number(9) == 9 else "cpu"
+        self.world.happens(events.HostInventoried(self._host(), inventory(kind=kind)))
+
+    def join(self) -> None:
+        """A whole pod at once, so that jobs get somewhere."""
+        pod = self._one(PODS)
+        self.world.pod_joins(pod, NUM_HOSTS[pod], self._one("abc"))
+
+    def hear(self) -> None:
+        self.world.happens(events.HostHeard(self._host(), {}))
+
+    def detach(self) -> None:
+        self.world.happens(events.HostDetached(self._host(), "its connection closed"))
+
+    def lower(self) -> None:
+        assignment = self._one(self._assignments)
+        if self._number(5):
+            self.world.happens(events.ProgramLowered(assignment, PROGRAM))
+        else:
+            self.world.happens(events.LoweringFailed(assignment, "no"))
+
+    def become_ready(self) -> None:
+        self._become_ready(self._host())
+
+    def _become_ready(self, host: HostRef) -> None:
+        digest = "e" if self._number(9) == 9 else "d"
+        data_steps = self._one((2, 0, 1000)) if self._number(9) == 9 else 1000
+        assignment = self._assignment(host)
+        self.world.happens(events.ProgramReady(host, assignment, 1.0, 0.5, digest, data_steps))
+
+    def run(self) -> None:
+        """One job gets on, as well-behaved hosts would have it."""
+        if not self.world.state.jobs:
+            return
+        job = self.world.state.jobs[self._one(self.world.state.jobs)]
+        if job.state is JobState.ADMITTED:
+            self.world.lower(job.id)
+        elif job.state is JobState.STARTING:
+            for host in self.world.hosts(job.id):
+                self._become_ready(host)
+        elif job.state is JobState.RUNNING:
+            for host in self.world.hosts(job.id):
+                self.apply_on(host)
+
+    def apply(self) -> None:
+        self.apply_on(self._host())
+
+    def apply_on(self, host: HostRef) -> None:
+        assignment = self._assignment(host)
+        job = self.world.state.jobs.get(assignment.job)
+        progress = job.progress if job else None
+        applied = progress.applied.get(host.pod, 0) if progress else 0
+        first = max(1, applied + 1 - self._number(1))
+        last = min(first + self._number(2), progress.granted if progress else 3)
+        digest = ("f" if self._number(9) == 9 else "e") * 64
+        records = tuple(record(step, digest=digest) for step in range(first, last + 1))
+        self.world.happens(events.StepsApplied(host, assignment, records))
+
+    def fault(self) -> None:
+        host = self._host()
+        phase = self._one(("fetch", "data", "compile", "compute", "exchange"))
+        suspect = self._one(PODS) if self._number(1) else ""
+        self.world.happens(
+            events.JobFaulted(host, self._assignment(host), phase, 1, "broken", suspect)
+        )
+
+    def release(self) -> None:
+        host = self._host()
+        self.world.release(host, self._assignment(host), self._number(3))
+
+    def tick(self) -> None:
+        self.world.now += self._one((0.25, 1.0, 3.0, 4.0, 20.0))
+        self.world.happens(events.Ticked())
+
+    def restart(self) -> None:
+        if self._number(3) == 0:
+            self.world.restart(list(self.world.state.jobs.values()))
+
+    @property
+    def moves(self) -> list[Callable[[], None]]:
+        return [
+            self.join,
+            self.run,
+            self.submit,
+            self.cancel,
+            self.attach,
+            self.take_stock,
+            self.hear,
+            self.detach,
+            self.lower,
+            self.become_ready,
+            self.apply,
+            self.fault,
+            self.release,
+            self.tick,
+            self.restart,
+        ]
+
+
+@given(st.data())
+@settings(max_examples=120, deadline=None)
+def test_history_of_any_events_keeps_every_promise(draw: st.DataObject) -> None:
+    history = History(draw)
+    calm = draw.draw(st.sampled_from((6, 60)))
+    names = [move.__name__ for move in history.moves] + ["run"] * calm + ["join", "submit"]
+    # A list strategy would draw short histories only; a drawn length is spread evenly.
+    for _ in range(draw.draw(st.integers(0, 60))):
+        getattr(history, draw.draw(st.sampled_from(names)))()
+    _all_pods_come_free(history.world)
+
+
+def _all_pods_come_free(world: World) -> None:
+    """Everybody cancels and nobody answers any more: the pods are free after the grace."""
+    for job_id in list(world.state.jobs):
+        world.happens(events.CancelRequested(job_id, "the end"))
+    world.happens(events.Ticked())
+    policy = dataclasses.replace(world.policy)
+    world.passes(policy.release_grace + policy.suspicion_grace + 2.0)
+    assert not world.state.jobs
+    assert all(pod.assignment is None for pod in world.state.pods.values())
