@@ -1,9 +1,9 @@
 """Text to plain values: JSON or YAML 1.2, with the line and column of every value.
 
 Specifications come from anybody, so nothing here recurses and nothing is quadratic: depth and
-number of values are bounded while reading. YAML is read as events and built by hand for that reason,
-and because it leaves out what a specification does not need (aliases, tags, several documents). What
-the values mean is `validation`.
+number of values are bounded while reading. YAML is read as events and built by hand for that
+reason, and because it leaves out what a specification does not need (aliases, tags, several
+documents). What the values mean is `validation`.
 """
 
 from __future__ import annotations

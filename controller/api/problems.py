@@ -1,7 +1,7 @@
 """Everything the API says when it cannot do what was asked: RFC 9457 problem documents.
 
 A problem names what is wrong, where (`errors`, with a JSON pointer each) and what to do. Nothing
-of the inside leaks: an unexpected exception is logged with its request id and answered by that id only.
+of the inside leaks: an unexpected exception is logged with its request id and answered by that id.
 """
 
 from __future__ import annotations

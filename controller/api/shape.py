@@ -19,6 +19,17 @@ from controller.api.spec import Spec
 
 Key = str | int
 
+_EXPECTED = {
+    "bool_type": "true or false",
+    "dict_type": "a mapping",
+    "float_type": "a number",
+    "int_type": "an integer",
+    "list_type": "a list",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+    "string_type": "text",
+}
+
 
 def read_shape(document: Any) -> Spec | list[SpecProblem]:
     """The specification, or everything wrong with its shape."""
@@ -41,9 +52,10 @@ def _problem(document: Any, item: Any) -> SpecProblem:
     if kind == "union_tag_invalid":
         detail = f"{item['ctx']['tag']!r:.60} is no kind"
         return SpecProblem(pointer_of(*path, "kind"), "invalid", detail, _tags(item))
-    code = "type" if kind.endswith(("_type", "_parsing")) else "invalid"
-    detail = f"{item['msg']}, got {_shown(item['input'])}"
-    return SpecProblem(pointer_of(*path), code, detail, _hint(kind, item.get("ctx", {})))
+    expected = _EXPECTED.get(kind)
+    detail = f"{f'expected {expected}' if expected else item['msg']}, got {_shown(item['input'])}"
+    code = "type" if expected else "invalid"
+    return SpecProblem(pointer_of(*path), code, detail, _hint(item.get("ctx", {})))
 
 
 def _path_in(document: Any, loc: Sequence[Key]) -> list[Key]:
@@ -112,7 +124,7 @@ def _collection(value: dict[Any, Any] | list[Any]) -> str:
     return "a mapping" if isinstance(value, dict) else "a list"
 
 
-def _hint(kind: str, context: dict[str, Any]) -> str:
+def _hint(context: dict[str, Any]) -> str:
     bounds = {
         "ge": "at least {}",
         "gt": "more than {}",

@@ -1,8 +1,8 @@
 """From the text of a specification to a `Spec`, or to everything that is wrong with it, at once.
 
 Four looks at the document: its shape, what this version cannot run, the model's own rules, and
-rules between fields. They are independent, so that one mistake does not hide the next; where two looks
-object to the same place, the first is told.
+rules between fields. They are independent, so that one mistake does not hide the next; where two
+looks object to the same place, the first is told.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def validate(text: str, parse: Callable[[str], Parsed], *, check_data_paths: boo
     found: list[SpecProblem] = [] if isinstance(shape, Spec) else shape
     if isinstance(parsed.value, dict):
         found = [
-            *unavailable(parsed.value),
             *found,
+            *unavailable(parsed.value),
             *_model_problems(parsed.value),
             *_relations(parsed.value),
         ]

@@ -1,0 +1,139 @@
+"""Names and values of the metrics, as Prometheus sees them."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from asyncio.subprocess import PIPE
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from controller.runtime.metrics import KEPT_JOBS
+from tests.controller.rig import PROGRAM, Rig, spec
+
+ALWAYS = {
+    "landbridge_jobs",
+    "landbridge_dispatch_latency_seconds",
+    "landbridge_event_loop_lag_seconds",
+}
+WITH_A_JOB = {
+    "landbridge_job_info",
+    "landbridge_job_step",
+    "landbridge_job_target_steps",
+    "landbridge_job_loss",
+    "landbridge_job_tokens",
+    "landbridge_job_model_flops",
+    "landbridge_job_mfu_ratio",
+    "landbridge_job_hfu_ratio",
+    "landbridge_job_goodput_ratio",
+    "landbridge_job_step_duration_seconds",
+    "landbridge_job_time_seconds",
+    "landbridge_job_last_step_timestamp_seconds",
+    "landbridge_job_attempts",
+    "landbridge_link_exposed_seconds",
+}
+WITH_PODS = {
+    "landbridge_pod_up",
+    "landbridge_pod_peak_flops_per_second",
+    "landbridge_pod_devices",
+    "landbridge_link_bytes",
+    "landbridge_link_bandwidth_bytes_per_second",
+    "landbridge_link_retries",
+}
+
+Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+async def scrape(controller: Rig) -> tuple[str, set[str], Samples]:
+    text = (await controller.http.get("/metrics")).text
+    families = list(text_string_to_metric_families(text))
+    samples = {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in families
+        for sample in family.samples
+    }
+    return text, {family.name for family in families if family.samples}, samples
+
+
+async def trained(controller: Rig, steps: int = 20) -> str:
+    await controller.attach_pod("pod-0")
+    await controller.attach_pod("pod-1")
+    job_id = await controller.submit(spec(train={"steps": steps}))
+    await controller.start(job_id)
+    await controller.step(job_id, *range(1, 11))
+    return job_id
+
+
+async def test_the_catalogue_is_there(controller: Rig) -> None:
+    await trained(controller)
+    await controller.hear("pod-0", "pod-1", 1000, 2.0, 1)
+    _, names, _ = await scrape(controller)
+    assert names >= ALWAYS | WITH_A_JOB | WITH_PODS
+
+
+async def test_values(controller: Rig) -> None:
+    job_id = await trained(controller)
+    await controller.hear("pod-0", "pod-1", 1000, 2.0, 1)
+    _, _, samples = await scrape(controller)
+    job, pod, link = (("job", job_id),), (("pod", "pod-0"),), (("dst", "pod-1"), ("src", "pod-0"))
+    tokens = 10 * 16 * 256
+    assert samples["landbridge_job_step", job] == 10
+    assert samples["landbridge_job_target_steps", job] == 20
+    assert samples["landbridge_job_loss", job] == 2.5
+    assert samples["landbridge_job_tokens_total", job] == tokens
+    flops = samples["landbridge_job_model_flops_total", job]
+    assert flops == tokens * PROGRAM.model_flops_per_token
+    assert samples["landbridge_job_step_duration_seconds_count", job] == 10
+    assert samples["landbridge_job_attempts_total", job] == 1
+    assert samples["landbridge_pod_up", pod] == 1
+    assert samples["landbridge_pod_devices", pod] == 1
+    assert samples["landbridge_link_bytes_total", link] == 1000
+    assert samples["landbridge_link_bandwidth_bytes_per_second", link] == 500
+    assert samples["landbridge_link_retries_total", link] == 1
+    assert samples["landbridge_jobs", (("queue", "default"), ("state", "RUNNING"))] == 1
+    assert samples["landbridge_jobs", (("queue", "default"), ("state", "FAILED"))] == 0
+
+
+async def test_unknown_numbers_have_no_sample(controller: Rig) -> None:
+    await controller.attach_pod("pod-0", peak=None)
+    job_id = await controller.submit()
+    _, names, samples = await scrape(controller)
+    assert not names & {"landbridge_job_loss", "landbridge_job_mfu_ratio"}
+    assert "landbridge_pod_peak_flops_per_second" not in names
+    waiting = (("queue", "default"), ("reason", "DoesNotFit"))
+    assert samples["landbridge_queue_pending_jobs", waiting] == 1
+    assert samples["landbridge_job_step", (("job", job_id),)] == 0
+
+
+async def test_a_finished_job_is_shown_as_it_ended_until_it_is_deleted(controller: Rig) -> None:
+    job_id = await trained(controller, steps=10)
+    _, _, samples = await scrape(controller)
+    assert samples["landbridge_job_step", (("job", job_id),)] == 10
+    assert samples["landbridge_jobs", (("queue", "default"), ("state", "SUCCEEDED"))] == 1
+    await controller.http.delete(f"/api/v1/jobs/{job_id}")
+    text, _, _ = await scrape(controller)
+    assert job_id not in text
+
+
+async def test_only_so_many_finished_jobs_are_kept(controller: Rig) -> None:
+    for _ in range(KEPT_JOBS + 3):
+        job_id = await controller.submit()
+        await controller.http.post(f"/api/v1/jobs/{job_id}/cancel")
+    _, _, samples = await scrape(controller)
+    assert sum(name == "landbridge_job_info" for name, _ in samples) == KEPT_JOBS
+
+
+@pytest.mark.prometheus
+async def test_promtool_finds_nothing_to_complain_about(controller: Rig) -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed (Debian: prometheus)")
+    await trained(controller)
+    await controller.hear("pod-0", "pod-1", 1000, 2.0, 1)
+    text, _, _ = await scrape(controller)
+    checked = await asyncio.create_subprocess_exec(
+        promtool, "check", "metrics", stdin=PIPE, stdout=PIPE, stderr=PIPE
+    )
+    said = await checked.communicate(text.encode())
+    assert (checked.returncode, said) == (0, (b"", b""))

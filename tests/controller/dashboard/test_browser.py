@@ -1,0 +1,89 @@
+"""The pages in a real browser: alive, drawn, quiet on the console, offline, fit for a phone."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import AsyncIterator
+
+import pytest
+from playwright.async_api import Page, async_playwright, expect
+
+from tests.controller.rig import Rig, serving, spec
+
+pytestmark = [pytest.mark.browser]
+
+CHROMIUM = shutil.which("chromium")
+
+# The sandbox cannot start as root; the rest keeps Chromium from looking for other hosts.
+FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+@contextlib.asynccontextmanager
+async def browsing(controller: Rig, *, width: int = 1280) -> AsyncIterator[Page]:
+    """A page on the served dashboard; fails on any complaint or foreign request."""
+    if CHROMIUM is None:
+        pytest.skip("chromium is not installed (Debian: chromium)")
+    complaints: list[str] = []
+    async with serving(controller) as url, async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        page = await browser.new_page(base_url=url, viewport={"width": width, "height": 800})
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on(
+            "request",
+            lambda request: None if request.url.startswith(url) else complaints.append(request.url),
+        )
+        try:
+            yield page
+        finally:
+            await browser.close()
+    assert complaints == []
+
+
+async def running(controller: Rig) -> str:
+    await controller.attach_pod("pod-0")
+    await controller.attach_pod("pod-1")
+    job_id = await controller.submit(spec(name="shown"))
+    await controller.start(job_id)
+    await controller.step(job_id, *range(1, 11))
+    return job_id
+
+
+async def test_the_fleet_page_follows_what_happens(controller: Rig) -> None:
+    async with browsing(controller) as page:
+        await page.goto("/")
+        await expect(page.locator("#connection")).to_have_text("live")
+        await expect(page.locator("#jobs")).to_contain_text("No job has been submitted yet")
+        await running(controller)
+        await expect(page.locator("#jobs")).to_contain_text("10 / 20", timeout=10_000)
+        await expect(page.locator("#pods")).to_contain_text("busy")
+
+
+async def test_a_job_page_draws_and_extends_its_curves(controller: Rig) -> None:
+    job_id = await running(controller)
+    async with browsing(controller) as page:
+        await page.goto(f"/jobs/{job_id}")
+        await expect(page.locator("#chart-loss canvas")).to_be_visible(timeout=10_000)
+        await expect(page.locator("#chart-loss .u-legend")).to_contain_text("2.5")
+        await controller.step(job_id, 11, 12, loss=1.25)
+        await expect(page.locator("#head")).to_contain_text("12 / 20", timeout=10_000)
+        await expect(page.locator("#chart-loss .u-legend")).to_contain_text("1.25", timeout=10_000)
+        await expect(page.locator("#pods")).to_contain_text("hold the same bits at step 10")
+
+
+@pytest.mark.parametrize("path", ["/", "/jobs/"])
+async def test_pages_fit_a_phone(controller: Rig, path: str) -> None:
+    job_id = await running(controller)
+    async with browsing(controller, width=390) as page:
+        await page.goto(path if path == "/" else path + job_id)
+        await expect(page.locator("#connection")).to_have_text("live")
+        assert await page.evaluate("document.documentElement.scrollWidth") <= 390

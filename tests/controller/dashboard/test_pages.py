@@ -1,0 +1,169 @@
+"""The pages show what the API shows, work without scripts and ask nothing of another origin."""
+
+from __future__ import annotations
+
+import html.parser
+import re
+
+import pytest
+
+from controller.dashboard import FOLDER, figures
+from tests.controller.rig import Rig, spec
+
+
+class _Tags(html.parser.HTMLParser):
+    """Everything a browser would load or run, and the text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+        self.inline: list[str] = []
+        self.ids: list[str] = []
+        self.text = ""
+        self._inside = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._inside = tag
+        for name, value in attrs:
+            if name in ("src", "href", "action"):
+                self.addresses.append(value or "")
+            if name == "style" or name.startswith("on"):
+                self.inline.append(f"{tag} {name}")
+            if name == "id":
+                self.ids.append(value or "")
+
+    def handle_data(self, data: str) -> None:
+        if self._inside in ("script", "style") and data.strip():
+            self.inline.append(data)
+        self.text += data
+
+
+async def page(controller: Rig, path: str) -> _Tags:
+    answer = await controller.http.get(path)
+    assert answer.status_code == 200
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    tags = _Tags(answer.text)
+    assert tags.inline == []
+    assert [address for address in tags.addresses if not re.match(r"[/#](?!/)", address)] == []
+    assert len(tags.ids) == len(set(tags.ids))
+    return tags
+
+
+async def trained(controller: Rig, *, digests: tuple[str, str] = ("a" * 64, "a" * 64)) -> str:
+    await controller.attach_pod("pod-0")
+    await controller.attach_pod("pod-1")
+    job_id = await controller.submit(spec(name="shown", labels={"team": "<b>research</b>"}))
+    await controller.start(job_id)
+    await controller.step(job_id, *range(1, 11), digest=digests[0])
+    return job_id
+
+
+async def test_an_empty_fleet_teaches_the_first_command(controller: Rig) -> None:
+    shown = await page(controller, "/")
+    assert "landbridge submit examples/palm-tiny.yaml" in shown.text
+    assert "No pod has dialled in" in shown.text
+
+
+async def test_the_fleet_shows_jobs_pods_and_links(controller: Rig) -> None:
+    job_id = await trained(controller)
+    await controller.submit(spec(name="waits"))
+    await controller.hear("pod-0", "pod-1", 1_000_000, 0.5, 3)
+    shown = await page(controller, "/")
+    for words in ("shown", "running", "waits", "pending", "pod-0 busy", "10 / 20", "2.5000"):
+        assert words in shown.text, words
+    for words in ("50 GFLOP/s", "calibrated", "2 MB/s", "jobs running"):
+        assert words in shown.text, words
+    assert f"/jobs/{job_id}" in shown.addresses
+
+
+async def test_a_job_page_shows_lockstep_time_and_events(controller: Rig) -> None:
+    job_id = await trained(controller)
+    shown = await page(controller, f"/jobs/{job_id}")
+    for words in ("All 2 pods hold the same bits at step 10.", "startup", "job.started", "MFU"):
+        assert words in shown.text, words
+    assert "<b>research</b>" in shown.text  # as text: it came out of the parser as data
+    assert f"landbridge job {job_id}" in shown.text
+
+
+async def test_a_waiting_job_has_a_page(controller: Rig) -> None:
+    job_id = await controller.submit()
+    shown = await page(controller, f"/jobs/{job_id}")
+    assert "needs 2 pods of 1 device" in shown.text
+    assert "number 1 in the queue" in shown.text
+    assert "The job holds no pods." in shown.text
+
+
+async def test_jobs_are_shown_in_pages(controller: Rig) -> None:
+    for index in range(51):
+        await controller.submit(spec(name=f"job-{index}"))
+    first = await page(controller, "/")
+    (older,) = [address for address in first.addresses if address.startswith("/?page_token=")]
+    assert "job-50" in first.text
+    second = await page(controller, older)
+    assert "job-0" in second.text
+    assert "job-50" not in second.text.partition("Events")[0]
+
+
+async def test_the_login_page(controller: Rig) -> None:
+    assert "LANDBRIDGE_TOKEN" in (await page(controller, "/login")).text
+
+
+async def test_static_files_and_the_licence_of_what_is_vendored(controller: Rig) -> None:
+    for name in ("style.css", "job.js", "vendor/uPlot.esm.js", "vendor/uPlot.min.css"):
+        assert (await controller.http.get(f"/static/{name}")).status_code == 200
+    licence = await controller.http.get("/static/vendor/uPlot.LICENSE.txt")
+    assert "MIT License" in licence.text
+
+
+def test_scripts_and_styles_name_no_other_origin() -> None:
+    for path in (*FOLDER.glob("static/*.js"), *FOLDER.glob("static/*.css")):
+        assert not re.search(r"https?://|//\w+\.\w+/", path.read_text()), path.name
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (None, figures.UNKNOWN),
+        (0.25, "250 ms"),
+        (3.21, "3.2 s"),
+        (59.4, "59 s"),
+        (61, "1 min 1 s"),
+        (7300, "2 h 1 min"),
+        (200_000, "2 d 7 h"),
+    ],
+)
+def test_durations(seconds: float | None, text: str) -> None:
+    assert figures.duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, figures.UNKNOWN), (0, "0 B"), (999, "999 B"), (12_345, "12.3 kB"), (4.2e12, "4.20 TB")],
+)
+def test_amounts(value: float | None, text: str) -> None:
+    assert figures.amount(value, "B") == text
+
+
+@pytest.mark.parametrize(
+    ("digests", "verdict"),
+    [
+        ([], "unknown"),
+        ([(10, "a"), None], "unknown"),
+        ([(10, "a"), (20, "a")], "unknown"),
+        ([(10, "a"), (10, "b")], "differ"),
+        ([(10, "a"), (10, "a")], "equal"),
+    ],
+)
+def test_agreement(digests: list[tuple[int, str] | None], verdict: str) -> None:
+    pods = [{"digest": {"step": d[0], "sha256": d[1]} if d else None} for d in digests]
+    assert figures.agreement(pods) == verdict
+
+
+def test_shares_fill_the_bar() -> None:
+    parts = figures.shares({"startup": 1.0, "compute": 1.0, "idle": 1.0})
+    assert [part["start"] for part in parts] == [0, 333, 667]
+    assert sum(part["width"] for part in parts) == 1000
+    assert figures.shares({}) == []
