@@ -1,0 +1,46 @@
+"""What pods are called and what a worker process is told, whoever starts it."""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+from collections.abc import Mapping, Sequence
+
+from controller.runtime.launcher.base import WorkerPlan
+
+
+def pod_names(count: int) -> list[str]:
+    return [f"pod-{index}" for index in range(count)]
+
+
+def worker_command(
+    plan: WorkerPlan, pod: str, index: int, *, cores: Sequence[int] = (), listen: str = ""
+) -> list[str]:
+    """The command line of one host, for the interpreter of this process.
+
+    `cores` binds it to some of the cores, `listen` says where its link plane listens; without
+    them it uses all cores and loopback.
+    """
+    fleet = plan.fleet
+    command = [sys.executable, "-m", "landbridge", "worker"]
+    command += ["--controller", plan.controller, "--pod", pod, "--host-index", str(index)]
+    command += ["--hosts", str(fleet.hosts_per_pod), "--devices", str(fleet.devices_per_host)]
+    command += ["--state-dir", plan.state_dir]
+    if cores:
+        command += ["--cpus", ",".join(map(str, cores))]
+    if listen:
+        command += ["--listen", listen]
+    if fleet.link_bandwidth:
+        command += ["--link-bandwidth", fleet.link_bandwidth]
+    if fleet.link_latency:
+        command += ["--link-latency", fleet.link_latency]
+    return command
+
+
+def worker_environment(plan: WorkerPlan, inherited: Mapping[str, str]) -> dict[str, str]:
+    """The join token travels here: everybody on the machine can read a command line."""
+    return {**inherited, "LANDBRIDGE_JOIN_TOKEN": plan.join_token}
+
+
+def log_path(plan: WorkerPlan, pod: str, index: int) -> pathlib.Path:
+    return pathlib.Path(plan.state_dir) / "logs" / f"{pod}-host-{index}.log"
