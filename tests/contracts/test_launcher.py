@@ -215,6 +215,17 @@ async def test_a_worker_dies_with_its_actor_and_ray_starts_another(
 
 
 @pytest.mark.ray
+async def test_a_cluster_that_is_not_there_is_an_error_at_once(tmp_path: pathlib.Path) -> None:
+    from controller.runtime.launcher.ray_launcher import RayLauncher
+
+    launcher = RayLauncher("127.0.0.1:9")
+    plan = WorkerPlan("127.0.0.1:8401", Fleet(), JOIN_TOKEN, str(tmp_path))
+    with pytest.raises(ConnectionError, match=r"no Ray cluster answers at 127\.0\.0\.1:9"):
+        await launcher.start(plan)
+    await launcher.stop()
+
+
+@pytest.mark.ray
 @pytest.mark.timeout(180)
 async def test_nothing_stays_on_a_cluster_that_goes_on(
     ray_address: str, tmp_path: pathlib.Path

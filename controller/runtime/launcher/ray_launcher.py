@@ -6,6 +6,7 @@ nobody's step path: once started, workers talk to the controller and to each oth
 
 from __future__ import annotations
 
+import asyncio
 import pathlib
 import typing
 from collections.abc import Collection
@@ -18,6 +19,9 @@ if typing.TYPE_CHECKING:
 
 CPUS_PER_HOST = 1
 """What a host asks of Ray. Its devices are virtual, so more of them need no more cores."""
+
+CONNECT_SECONDS = 5.0
+"""For a TCP connection to the cluster; Ray itself looks for one that is not there for minutes."""
 
 
 class RayLauncher:
@@ -38,6 +42,7 @@ class RayLauncher:
             log = pathlib.Path(plan.state_dir) / "logs" / "ray.log"
             self._cluster = await RayCluster.start(num_cpus, log)
             address = self._cluster.address
+        await _look_for(address)
         # Ray settles how it authenticates when it is imported: not before a cluster has settled it.
         from controller.runtime.launcher.ray_pods import RayPods
 
@@ -53,3 +58,15 @@ class RayLauncher:
             await self._pods.stop()
         if self._cluster is not None:
             await self._cluster.stop()
+
+
+async def _look_for(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    if "://" in address or not port.isdigit():
+        return  # `auto` or a Ray Client address: Ray finds out.
+    try:
+        async with asyncio.timeout(CONNECT_SECONDS):
+            _, writer = await asyncio.open_connection(host, int(port))
+    except OSError as error:
+        raise ConnectionError(f"no Ray cluster answers at {address}: {error}") from error
+    writer.close()
