@@ -1,7 +1,7 @@
 """`python -m landbridge.demo`: two pods on this machine train a small PaLM in lockstep, end to end.
 
-Starts a controller with two pods of one device on free ports, submits a spec through REST, shows its
-progress, prints a summary and stops everything it started. The last line of stdout is one JSON
+Starts a controller with two pods of one device on free ports, submits a spec through REST, shows
+its progress, prints a summary and stops everything it started. The last line of stdout is one JSON
 document. Exit 0 only when the job succeeded and both pods hold the same bits.
 """
 

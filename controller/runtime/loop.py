@@ -105,8 +105,14 @@ class Loop:
         except ControllerError as error:
             if posted.done is None:
                 raise
-            posted.done.set_exception(error)
+            if not posted.done.cancelled():
+                posted.done.set_exception(error)
             return
+        for job_id, steps in outcome.steps:
+            self._record(job_id, steps, outcome)
+        if any(job.is_final for job in outcome.changed_jobs):
+            # Written in order, so whoever sees that a job has ended finds all of its steps.
+            self._write_steps()
         if outcome.changed_jobs or outcome.entries:
             await self._commit(outcome, posted.event)
         self.state = outcome.state
@@ -116,9 +122,7 @@ class Loop:
             self._observe_latency(time.perf_counter() - posted.posted_at)
         for job in outcome.changed_jobs:
             self._observe_job(job)
-        for job_id, steps in outcome.steps:
-            self._record(job_id, steps, outcome)
-        if posted.done is not None:
+        if posted.done is not None and not posted.done.cancelled():
             posted.done.set_result(None)
         self._announce()
 
@@ -141,8 +145,6 @@ class Loop:
         job = job or outcome.state.jobs[job_id]
         self._unwritten += [(job_id, view.step_document(step, job)) for step in steps]
         self._observe_steps(job_id, steps)
-        if job.is_final:
-            self._write_steps()
 
     def _write_steps(self) -> None:
         if self._unwritten:

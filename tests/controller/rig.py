@@ -86,24 +86,34 @@ class Rig:
     ) -> None:
         """All pods apply the steps, half a second each."""
         for host in self.hosts(job_id):
-            records = tuple(
-                StepRecord(
-                    step=number,
-                    time=self.context.clock() + 0.5 * number,
-                    loss=loss,
-                    grad_norm=1.0,
-                    learning_rate=0.01,
-                    seconds=0.5,
-                    compute_seconds=0.4,
-                    exchange_seconds=0.2,
-                    exposed_seconds=0.1,
-                    data_wait_seconds=0.0,
-                    link_bytes=1000,
-                    digest=digest if number % 10 == 0 else "",
-                )
-                for number in steps
+            await self._apply(job_id, host, steps, loss, digest)
+
+    async def step_apart(self, job_id: str, *steps: int) -> None:
+        """All pods apply the steps and come to other bits."""
+        for host in self.hosts(job_id):
+            await self._apply(job_id, host, steps, 2.5, host.pod)
+
+    async def _apply(
+        self, job_id: str, host: HostRef, steps: tuple[int, ...], loss: float, digest: str
+    ) -> None:
+        records = tuple(
+            StepRecord(
+                step=number,
+                time=self.context.clock() + 0.5 * number,
+                loss=loss,
+                grad_norm=1.0,
+                learning_rate=0.01,
+                seconds=0.5,
+                compute_seconds=0.4,
+                exchange_seconds=0.2,
+                exposed_seconds=0.1,
+                data_wait_seconds=0.0,
+                link_bytes=1000,
+                digest=digest if number % 10 == 0 else "",
             )
-            await self.loop.ask(events.StepsApplied(host, self.assignment(job_id), records))
+            for number in steps
+        )
+        await self.loop.ask(events.StepsApplied(host, self.assignment(job_id), records))
 
     async def hear(self, src: str, dst: str, sent: int, seconds: float, retries: int) -> None:
         traffic = {dst: Traffic(sent, seconds, retries)}

@@ -1,0 +1,295 @@
+"""The command line: exit codes, JSON that is nothing but JSON, and a quick start."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pathlib
+import resource
+import signal
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from landbridge.cli import app, main
+from tests.controller.rig import SPEC, Rig, spec
+from tests.landbridge.conftest import Run
+
+EXAMPLE = pathlib.Path(__file__).parents[2] / "examples" / "palm-tiny.yaml"
+NOWHERE = "http://127.0.0.1:9"
+
+
+@pytest.fixture
+def spec_file(tmp_path: pathlib.Path) -> str:
+    path = tmp_path / "spec.json"
+    path.write_text(json.dumps(SPEC))
+    return str(path)
+
+
+@pytest.fixture
+def bad_file(tmp_path: pathlib.Path) -> str:
+    path = tmp_path / "bad.yaml"
+    path.write_text("version: 1\nname: x\ntrain:\n  stepz: 3\n")
+    return str(path)
+
+
+async def finish(controller: Rig, job_id: str, *, diverge: bool = False) -> None:
+    await controller.attach_pod("pod-0")
+    await controller.attach_pod("pod-1")
+    await controller.start(job_id)
+    if diverge:
+        await controller.step_apart(job_id, 10)
+    else:
+        await controller.step(job_id, *range(1, 21))
+
+
+async def submitted(controller: Rig) -> str:
+    """The id of the one job there is, once it is there."""
+    async with asyncio.timeout(20):
+        while not controller.loop.state.jobs:
+            await controller.loop.changed()
+    return next(iter(controller.loop.state.jobs))
+
+
+async def test_the_example_is_valid(run: Run, address: str) -> None:
+    ran = await run("validate", str(EXAMPLE), "--address", address)
+    assert (ran.code, ran.out) == (0, f"{EXAMPLE} is valid\n")
+
+
+async def test_submit_prints_the_id_and_nothing_else(
+    run: Run, address: str, controller: Rig, spec_file: str
+) -> None:
+    ran = await run("submit", spec_file, "--address", address)
+    assert ran.code == 0
+    assert ran.out.strip() in controller.loop.state.jobs
+    assert "follow it with: landbridge job" in ran.err
+
+
+async def test_submit_with_a_key_submits_once(
+    run: Run, address: str, controller: Rig, spec_file: str
+) -> None:
+    first, second = [
+        await run("submit", spec_file, "--key", "k", "--address", address) for _ in range(2)
+    ]
+    assert first.out == second.out
+    assert len(controller.loop.state.jobs) == 1
+
+
+async def test_an_invalid_spec_is_3_and_names_lines(run: Run, address: str, bad_file: str) -> None:
+    for command in ("submit", "validate", "plan"):
+        ran = await run(command, bad_file, "--address", address)
+        assert (ran.code, ran.out) == (3, "")
+        assert "4:3: /train/stepz: unknown key 'stepz' (did you mean 'steps'?)" in ran.err
+
+
+async def test_exit_codes(run: Run, address: str, controller: Rig) -> None:
+    job_id = await controller.submit()
+    await finish(controller, job_id)
+    assert (await run("job", "nobody", "--address", address)).code == 4
+    assert (await run("cancel", job_id, "--address", address)).code == 7
+    assert (await run("jobs", "--address", NOWHERE)).code == 6
+    assert (await run("jobs", "--nonsense")).code == 2
+    assert (await run("submit", "/no/such/file")).code == 2
+    assert (await run("nonsense")).code == 2
+
+
+async def test_a_token_is_asked_for(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+    from tests.controller.rig import rig, serving
+
+    folder = tmp_path / "guarded"
+    folder.mkdir()
+    async with rig(folder, token="t") as guarded, serving(guarded) as url:
+        assert (await run("jobs", "--address", url)).code == 5
+        monkeypatch.setenv("LANDBRIDGE_TOKEN", "t")
+        assert (await run("jobs", "--address", url)).code == 0
+        monkeypatch.delenv("LANDBRIDGE_TOKEN")
+        config = tmp_path / "config" / "landbridge" / "config.toml"
+        config.parent.mkdir(parents=True)
+        config.write_text(f'address = "{url}"\ntoken = "t"\n')
+        assert (await run("jobs")).code == 0
+        # The environment comes before the file, and the flag before both.
+        monkeypatch.setenv("LANDBRIDGE_ADDRESS", NOWHERE)
+        assert (await run("jobs")).code == 6
+        assert (await run("jobs", "--address", url)).code == 0
+
+
+async def test_wait_succeeds_with_the_job(
+    run: Run, address: str, controller: Rig, spec_file: str
+) -> None:
+    waiting = asyncio.create_task(
+        run("submit", spec_file, "--wait", "--json", "--address", address)
+    )
+    await finish(controller, await submitted(controller))
+    ran = await waiting
+    assert ran.code == 0
+    assert json.loads(ran.out)["state"] == "SUCCEEDED"
+    assert "succeeded" in ran.err
+
+
+async def test_wait_fails_with_the_job(
+    run: Run, address: str, controller: Rig, spec_file: str
+) -> None:
+    waiting = asyncio.create_task(run("submit", spec_file, "--wait", "--address", address))
+    await finish(controller, await submitted(controller), diverge=True)
+    ran = await waiting
+    assert ran.code == 1
+    assert "FAILED" in ran.out
+    assert "other bits" in ran.out
+
+
+async def test_wait_times_out(run: Run, address: str, controller: Rig, spec_file: str) -> None:
+    ran = await run("submit", spec_file, "--wait", "--timeout", "0.3", "--address", address)
+    assert ran.code == 124
+    assert len(controller.loop.state.jobs) == 1
+
+
+async def test_an_interrupted_wait_detaches(address: str, controller: Rig, spec_file: str) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "landbridge", "submit", spec_file, "--wait"),
+        env={**os.environ, "LANDBRIDGE_ADDRESS": address},
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stderr is not None
+    said = b""
+    while b"pending" not in said:
+        said += await process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    _, rest = await process.communicate()
+    assert process.returncode == 130
+    assert b"detached; the job goes on" in rest
+    (job,) = controller.loop.state.jobs.values()
+    assert job.state == "PENDING"
+
+
+async def test_events_are_followed_to_the_end(run: Run, address: str, controller: Rig) -> None:
+    job_id = await controller.submit()
+    following = asyncio.create_task(
+        run("events", job_id, "--follow", "--json", "--address", address)
+    )
+    await finish(controller, job_id)
+    ran = await following
+    assert ran.code == 0
+    kinds = [json.loads(line)["kind"] for line in ran.out.splitlines()]
+    assert kinds[0] == "job.submitted"
+    assert kinds[-1] == "job.succeeded"
+    assert len(kinds) == len(set(kinds)) or kinds.count("job.waiting") > 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("jobs",),
+        ("jobs", "--state", "running", "--label", "a=b"),
+        ("job", "JOB"),
+        ("job", "nobody"),
+        ("steps", "JOB"),
+        ("steps", "JOB", "--points", "5"),
+        ("events", "JOB"),
+        ("cancel", "JOB"),
+        ("pods",),
+        ("links",),
+        ("version",),
+        ("submit", "SPEC"),
+        ("submit", "BAD"),
+        ("submit", "SPEC", "--wait", "--timeout", "0.1"),
+        ("validate", "SPEC"),
+        ("validate", "BAD"),
+        ("plan", "SPEC"),
+        ("plan", "/no/such/file"),
+        ("jobs", "--state", "sideways"),
+        ("jobs", "--nonsense"),
+        ("up", "--http", "nonsense"),
+        ("worker",),
+        ("nonsense",),
+    ],
+)
+async def test_json_is_nothing_but_json(
+    run: Run,
+    address: str,
+    controller: Rig,
+    spec_file: str,
+    bad_file: str,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+) -> None:
+    monkeypatch.setenv("LANDBRIDGE_ADDRESS", address)
+    monkeypatch.setenv("PYTHONWARNINGS", "always")
+    job_id = await controller.submit(spec(name="shown"))
+    names = {"JOB": job_id, "SPEC": spec_file, "BAD": bad_file}
+    ran = await run(*(names.get(item, item) for item in arguments), "--json")
+    document: dict[str, Any] = json.loads(ran.out)
+    assert ("error" in document) == (ran.code != 0)
+    if ran.code != 0:
+        assert document["error"]["detail"]
+
+
+async def test_tables_are_readable(run: Run, address: str, controller: Rig) -> None:
+    job_id = await controller.submit()
+    await finish(controller, job_id)
+    await controller.hear("pod-0", "pod-1", 2_000_000, 1.0, 0)
+    shown = {
+        name: (await run(*name.split(), "--address", address)).out
+        for name in ("jobs", f"job {job_id}", f"steps {job_id}", "pods", "links", "version")
+    }
+    assert "20/20" in shown["jobs"]
+    assert "digest dddd" in shown[f"job {job_id}"]
+    assert shown[f"steps {job_id}"].splitlines()[1].split()[:2] == ["1", "2.5000"]
+    assert "pod-0" in shown["pods"]
+    assert "2 MB/s" in shown["links"]
+    assert "controller" in shown["version"]
+
+
+def test_every_command_takes_json() -> None:
+    for command in app.registered_commands:
+        assert command.callback is not None
+        assert "json" in command.callback.__annotations__, command.callback.__name__
+
+
+def test_help_needs_no_controller(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    assert "Exit codes" in capsys.readouterr().out
+
+
+def test_the_configuration_file_of_up_is_checked(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "up.toml"
+    path.write_text("podz = 3\n")
+    assert main(["up", "--config", str(path)]) == 2
+    assert "unknown key 'podz'" in capsys.readouterr().err
+
+
+def test_listening_to_everybody_needs_a_token(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LANDBRIDGE_TOKEN", raising=False)
+    assert main(["up", "--http", "0.0.0.0:0", "--state-dir", str(tmp_path)]) == 2
+    assert "LANDBRIDGE_TOKEN" in capsys.readouterr().err
+
+
+def test_start_up_is_quick_and_imports_nothing_heavy() -> None:
+    heavy = "jax,ray,numpy,grpc,fastapi,sqlalchemy,httpx2,rich,controller,workers"
+    code = (
+        "import sys, landbridge.cli; landbridge.cli.main(['jobs', '--help']);"
+        f"sys.exit(','.join(n for n in '{heavy}'.split(',') if n in sys.modules))"
+    )
+    seconds = []
+    for _ in range(5):
+        before = _children_seconds()
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=False
+        )
+        seconds.append(_children_seconds() - before)
+        assert done.stderr.strip() == ""
+    # Processor time, which other work on the machine does not lengthen as it does wall time.
+    assert min(seconds) < 0.3
+
+
+def _children_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
