@@ -88,9 +88,10 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
                     break
         finally:
             reader.cancel()
+            # A host that dialled again lives on in its new stream.
             if self._outboxes.get(host) is outbox:
                 del self._outboxes[host]
-            self._post(events.HostDetached(host, f"{host} closed its connection"))
+                self._post(events.HostDetached(host, f"{host} closed its connection"))
 
     async def _greet(
         self,
@@ -110,7 +111,7 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
                 f"the host speaks protocol {hello.protocol_version}, this controller "
                 f"{codec.PROTOCOL_VERSION}; install the same landbridge on both",
             )
-        if hello.host_index >= max(1, hello.num_hosts):
+        if hello.host_index >= hello.num_hosts:
             await context.abort(
                 grpc.StatusCode.INVALID_ARGUMENT,
                 f"host index {hello.host_index} is not below the number of hosts {hello.num_hosts}",

@@ -67,7 +67,7 @@ class Lowerer:
     async def _lower(self, command: commands.LowerProgram) -> None:
         try:
             program = await self._program(command)
-        except LoweringError as error:
+        except (LoweringError, OSError) as error:
             self._post(events.LoweringFailed(command.assignment, str(error)))
         else:
             self._post(events.ProgramLowered(command.assignment, program))
@@ -75,7 +75,7 @@ class Lowerer:
     async def _program(self, command: commands.LowerProgram) -> Program:
         request = {**json.loads(command.request), "platform": command.platform}
         cached = self._bundles / f"{_cache_key(request)}.json"
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
             result = json.loads(await asyncio.to_thread(cached.read_text))
             if (self._bundles / pathlib.Path(result["path"]).name).is_file():
                 return _program_of(result)
@@ -109,7 +109,8 @@ class Lowerer:
             raise LoweringError(f"lowering took more than {DEADLINE_SECONDS:.0f} s") from None
         finally:
             if process.returncode is None:
-                os.killpg(process.pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
                 await process.wait()
         if process.returncode != 0:
             raise LoweringError(_useful_lines(stdout.decode(), stderr.decode()))

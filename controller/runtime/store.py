@@ -294,5 +294,5 @@ def _decode_token(token: str) -> tuple[float, str]:
     try:
         created_at, job_id = json.loads(base64.urlsafe_b64decode(token.encode()))
         return float(created_at), str(job_id)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise InvalidPageToken(f"{token!r} is no page token of this server") from error
