@@ -126,7 +126,18 @@ class Client:
                     if message.data["state"] in FINAL_STATES or until(message.data):
                         return message.data
             if deadline is not None and time.monotonic() >= deadline:
-                raise errors.WaitTimedOut(job_id, timeout or 0.0)
+                raise errors.WaitTimedOut(f"job {job_id} had not ended; it goes on", timeout or 0.0)
+
+    def wait_for_pods(self, count: int, timeout: float | None = None) -> list[Document]:
+        """The pods once `count` of them are free to take a job; raises WaitTimedOut."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while deadline is None or time.monotonic() < deadline:
+            for message in self._stream("pods", None, deadline):
+                if message.event == "pods" and message.data is not None:
+                    ready = [pod for pod in message.data["pods"] if pod["state"] == "READY"]
+                    if len(ready) >= count:
+                        return ready
+        raise errors.WaitTimedOut(f"{count} pods were not ready", timeout or 0.0)
 
     def follow(self, job_id: str) -> Iterator[Document]:
         """Events of a job, from its first to the one that ends it."""

@@ -44,11 +44,10 @@ class Unreachable(LandbridgeError):
 
 
 class WaitTimedOut(LandbridgeError):
-    """A job had not ended in time; it goes on."""
+    """What was waited for had not come in time; nothing was stopped."""
 
-    def __init__(self, job_id: str, seconds: float) -> None:
-        detail = f"job {job_id} had not ended after {seconds:.0f} s; it goes on"
-        super().__init__("wait-timed-out", detail)
+    def __init__(self, what: str, seconds: float) -> None:
+        super().__init__("wait-timed-out", f"after {seconds:.0f} s {what}")
 
 
 class ApiError(LandbridgeError):

@@ -1,0 +1,94 @@
+"""Dispatch: steps a second of a program that adds one to a number, and of one that computes for 1 ms.
+
+The subject is a job under the controller's runtime with windows of 64 steps. References: a bare loop that
+waits for every step, two-process multi-controller JAX, and one Ray actor call a step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import pathlib
+import tempfile
+
+from benchmarks import multicontroller, programs, ray_actor, table
+from benchmarks.bare import bare_loop
+from benchmarks.fleet import BundleFleet
+from controller.core.step import WINDOW_STEPS
+
+_MILLISECOND = 1e-3
+_TRIAL_PRODUCTS = 100
+
+
+def run(*, quick: bool) -> table.Result:
+    runs = 2 if quick else 7
+    scale = 10 if quick else 1
+    with tempfile.TemporaryDirectory(prefix="landbridge-dispatch-") as name:
+        state = pathlib.Path(name)
+        trivial = programs.write(programs.scalar_add())
+        busy = programs.write(programs.busy(_products_of_a_millisecond(state)))
+        ours, bare = _against_bare(state, trivial, 40_000 // scale, runs)
+        ours_busy, bare_busy = _against_bare(state, busy, 3_000 // scale, runs)
+    multi = [multicontroller.steps_per_second(5_000 // scale) for _ in range(runs)]
+    ray = ray_actor.steps_per_second(2_000 // scale, runs)
+    rate = table.median(ours)
+    rows = [
+        _row("scalar add, against a bare loop", rate, table.median(bare), None, runs),
+        _row("scalar add, against multi-controller JAX", rate, table.median(multi), 8, runs),
+        _row("scalar add, against a Ray actor call a step", rate, table.median(ray), 20, runs),
+        _row(
+            f"{1e3 / table.median(bare_busy):.2f} ms of compute, against a bare loop",
+            table.median(ours_busy),
+            table.median(bare_busy),
+            0.8,
+            runs,
+        ),
+    ]
+    title = f"Dispatch: steps/s under the service, windows of {WINDOW_STEPS}, one pod"
+    return table.Result("dispatch", title, rows)
+
+
+def _row(case: str, ours: float, reference: float, target: float | None, runs: int) -> table.Row:
+    ratio = ours / reference
+    return table.Row(
+        case=case,
+        ratio=ratio,
+        target="" if target is None else f">= {target:g}",
+        runs=runs,
+        is_met=None if target is None else ratio >= target,
+        figures={"service steps/s": ours, "reference steps/s": reference},
+    )
+
+
+def _products_of_a_millisecond(state: pathlib.Path) -> int:
+    with bare_loop(_file(state, *programs.write(programs.busy(_TRIAL_PRODUCTS))), 1, state) as bare:
+        seconds = table.median(bare.run(50)[10:])
+    return max(1, round(_TRIAL_PRODUCTS * _MILLISECOND / seconds))
+
+
+def _file(state: pathlib.Path, digest: str, data: bytes) -> pathlib.Path:
+    path = state / f"{digest.removeprefix('sha256:')}.bundle"
+    path.write_bytes(data)
+    return path
+
+
+def _against_bare(
+    state: pathlib.Path, bundle: tuple[str, bytes], steps: int, runs: int
+) -> tuple[list[float], list[float]]:
+    """Steps/s of the service and of the bare loop, runs alternating."""
+
+    async def alternate() -> tuple[list[float], list[float]]:
+        ours, bare = [], []
+        with (
+            tempfile.TemporaryDirectory(dir=state) as own,
+            bare_loop(_file(state, *bundle), 1, state) as loop,
+        ):
+            async with BundleFleet(pathlib.Path(own)).running() as fleet:
+                await fleet.run(*bundle, steps)
+                loop.run(steps)
+                for _ in range(runs):
+                    records = await fleet.run(*bundle, steps)
+                    ours.append((steps - 1) / (records[-1]["time"] - records[0]["time"]))
+                    bare.append(steps / sum(await asyncio.to_thread(loop.run, steps)))
+        return ours, bare
+
+    return asyncio.run(alternate())

@@ -1,0 +1,82 @@
+"""Orchestration tax: a step of palm-tiny under the full service against the same compiled functions in
+a bare jax loop, one pod. Runs alternate, so that both see the same machine."""
+
+from __future__ import annotations
+
+import pathlib
+import tempfile
+from typing import Any
+
+from benchmarks import table
+from benchmarks.bare import bare_loop
+from landbridge.client import Client
+from landbridge.local import local_controller
+
+MICROBATCH, NUM_SLOTS, SEQUENCE = 4, 2, 256
+TARGET = 1.02
+
+_WARM_UP_STEPS = 5
+
+
+def run(*, quick: bool) -> table.Result:
+    pairs, steps = (2, 12) if quick else (7, 40)
+    with tempfile.TemporaryDirectory(prefix="landbridge-tax-") as name:
+        state = pathlib.Path(name)
+        with (
+            local_controller(
+                state_dir=state, arguments=["--pods", "1", "--devices-per-host", "1"]
+            ) as controller,
+            Client(controller.address) as client,
+        ):
+            bundle = _train(client, _WARM_UP_STEPS)["bundle"].removeprefix("sha256:")
+            path = state / "bundles" / f"{bundle}.bundle"
+            with bare_loop(path, NUM_SLOTS, state / "compilation-cache") as bare:
+                bare.run(_WARM_UP_STEPS)
+                ratios, served, looped = [], [], []
+                for _ in range(pairs):
+                    served.append(_served_step_seconds(client, steps))
+                    looped.append(table.median(bare.run(steps)[_WARM_UP_STEPS:]))
+                    ratios.append(served[-1] / looped[-1])
+    ratio = table.median(ratios)
+    row = table.Row(
+        case=f"palm-tiny, {NUM_SLOTS * MICROBATCH} x {SEQUENCE} tokens a step",
+        ratio=ratio,
+        target=f"<= {TARGET}",
+        runs=pairs,
+        is_met=ratio <= TARGET,
+        figures={
+            "service ms": table.median(served) * 1e3,
+            "bare loop ms": table.median(looped) * 1e3,
+        },
+    )
+    return table.Result("tax", "Orchestration tax: step time, service / bare loop", [row])
+
+
+def _served_step_seconds(client: Client, steps: int) -> float:
+    job = _train(client, steps)
+    records = client.steps(job["id"], after=_WARM_UP_STEPS, limit=1000)["steps"]
+    return table.median([record["seconds"] for record in records])
+
+
+def _train(client: Client, steps: int) -> dict[str, Any]:
+    job = client.submit(
+        {
+            "version": 1,
+            "name": "tax",
+            "model": {"preset": "palm-tiny"},
+            "data": {
+                "sources": [{"name": "lib", "kind": "text", "paths": ["python-stdlib:*.py"]}]
+            },
+            "train": {
+                "steps": steps,
+                "global_batch": MICROBATCH * NUM_SLOTS,
+                "microbatch": MICROBATCH,
+                "sequence_length": SEQUENCE,
+            },
+            "placement": {"pods": 1, "mesh": {"data": 1, "model": 1}},
+        }
+    )
+    job = client.wait(job["id"])
+    if job["state"] != "SUCCEEDED":
+        raise RuntimeError(f"the job {job['state']}: {job['reason']['message']}")
+    return job
