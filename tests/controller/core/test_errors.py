@@ -1,0 +1,16 @@
+from __future__ import annotations
+
+from controller.core.errors import ControllerError, InvalidTransition, UnknownJob
+
+
+def test_invalid_transition_tells_entity_state_and_event() -> None:
+    error = InvalidTransition("job j", "RUNNING", "admit")
+    assert isinstance(error, ControllerError)
+    assert (error.entity, error.state, error.event) == ("job j", "RUNNING", "admit")
+    assert str(error) == "job j is RUNNING and cannot handle 'admit'"
+
+
+def test_unknown_job_names_the_id_and_the_remedy() -> None:
+    error = UnknownJob("job-9")
+    assert error.job_id == "job-9"
+    assert "'job-9'" in str(error) and "landbridge jobs" in str(error)

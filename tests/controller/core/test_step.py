@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from controller.core import step
+from controller.core.step import RECENT_STEPS, WINDOW_STEPS, Progress
+from tests.controller.core.world import record
+
+
+def _report(progress: Progress, pod: str, *steps: int, **fields: object) -> Progress:
+    return step.report(progress, pod, [record(number, **fields) for number in steps])[0]
+
+
+def test_progress_before_the_first_step_knows_nothing() -> None:
+    progress = step.begin(10, ["pod-0", "pod-1"])
+    assert progress.merged == 0 and not progress.is_complete
+    assert progress.last is None and progress.step_seconds is None
+
+
+def test_steps_of_one_pod_count_at_once() -> None:
+    progress, merged = step.report(step.begin(2, ["pod-0"]), "pod-0", [record(1), record(2)])
+    assert [m.record.step for m in merged] == [1, 2]
+    assert progress.merged == 2 and progress.is_complete
+    assert progress.step_seconds == 0.5
+
+
+def test_step_counts_when_the_last_pod_has_applied_it() -> None:
+    progress = step.begin(9, ["pod-0", "pod-1"])
+    progress = _report(progress, "pod-0", 1, 2, 3)
+    assert progress.merged == 0 and progress.applied == {"pod-0": 3, "pod-1": 0}
+    progress, merged = step.report(progress, "pod-1", [record(1), record(2)])
+    assert [m.record.step for m in merged] == [1, 2]
+    assert progress.merged == 2
+    assert [r.step for r in progress.held["pod-0"]] == [3]
+
+
+def test_records_reported_before_change_nothing() -> None:
+    progress = _report(step.begin(9, ["pod-0"]), "pod-0", 1, 2)
+    assert step.report(progress, "pod-0", [record(1), record(2)]) == (progress, [])
+    again, merged = step.report(progress, "pod-0", [record(2), record(3)])
+    assert [m.record.step for m in merged] == [3] and again.merged == 3
+
+
+def test_digests_of_one_step_are_kept_by_pod_and_compared() -> None:
+    progress = _report(step.begin(9, ["pod-0", "pod-1"]), "pod-0", 1, digest="a")
+    same, (agreed,) = step.report(progress, "pod-1", [record(1, digest="a")])
+    _, (differs,) = step.report(progress, "pod-1", [record(1, digest="b")])
+    assert not agreed.diverged and differs.diverged
+    assert same.digests == {"pod-0": (1, "a"), "pod-1": (1, "a")}
+    assert agreed.digests == {"pod-0": "a", "pod-1": "a"} and agreed.record.digest == ""
+
+
+def test_newest_digest_stays_while_steps_without_one_pass() -> None:
+    progress = _report(step.begin(9, ["pod-0"]), "pod-0", 1, digest="a")
+    assert _report(progress, "pod-0", 2).digests == {"pod-0": (1, "a")}
+
+
+def test_merged_step_lasts_from_the_last_end_to_the_last_end() -> None:
+    fast = [record(1, time=100.0, seconds=1.0), record(2, time=101.0, seconds=1.0)]
+    slow = [
+        record(1, time=100.5, seconds=1.5),
+        record(2, time=102.0, seconds=1.5, exposed_seconds=0.25, data_wait_seconds=0.5),
+    ]
+    progress, _ = step.report(step.begin(9, ["a", "b"]), "a", fast)
+    progress, (first, second) = step.report(progress, "b", slow)
+    assert (first.record.time, first.record.seconds) == (100.5, 1.5)
+    merged = second.record
+    assert (merged.time, merged.seconds) == (102.0, 1.5)
+    assert (merged.exposed_seconds, merged.data_wait_seconds) == (0.25, 0.5)
+    assert merged.compute_seconds == 0.75
+    assert merged.link_bytes == 200
+    assert progress.totals.seconds == 3.0 and progress.totals.link_bytes == 400
+
+
+def test_merged_step_waits_no_longer_than_it_lasts() -> None:
+    """The slowest pod of a step may have been slow because it began early."""
+    early = [record(1, time=100.0), record(2, time=100.6, seconds=9.0, exposed_seconds=5.0)]
+    other = [record(1, time=100.5), record(2, time=100.5, data_wait_seconds=3.0)]
+    progress, _ = step.report(step.begin(9, ["a", "b"]), "a", early)
+    _, (_, second) = step.report(progress, "b", other)
+    merged = second.record
+    assert merged.seconds == pytest.approx(0.1)
+    assert merged.exposed_seconds == merged.seconds
+    assert merged.data_wait_seconds == merged.compute_seconds == 0.0
+
+
+def test_merged_step_lasts_nothing_when_clocks_run_back() -> None:
+    progress = step.begin(9, ["a", "b"])
+    progress = _report(progress, "a", 1, time=100.0)
+    progress = _report(progress, "b", 1, time=100.0)
+    progress = _report(progress, "a", 2, time=99.0)
+    _, (merged,) = step.report(progress, "b", [record(2, time=99.0)])
+    assert merged.record.seconds == 0.0
+
+
+def test_recent_steps_are_bounded() -> None:
+    progress = _report(step.begin(999, ["a"]), "a", *range(1, 3 * RECENT_STEPS))
+    assert [r.step for r in progress.recent] == list(range(2 * RECENT_STEPS, 3 * RECENT_STEPS))
+
+
+@pytest.mark.parametrize(
+    ("target", "granted", "applied", "longer"),
+    [
+        (1000, 0, 0, WINDOW_STEPS),
+        (10, 0, 0, 10),
+        (1000, 64, 31, None),
+        (1000, 64, 32, 96),
+        (1000, 64, 64, 128),
+        (100, 96, 64, 100),
+        (100, 100, 100, None),
+    ],
+)
+def test_window_grows_when_half_of_it_is_used(
+    target: int, granted: int, applied: int, longer: int | None
+) -> None:
+    progress = Progress(target, granted, applied={"a": applied, "b": applied + 1})
+    extended = step.extend(progress)
+    assert (extended.granted if extended else None) == longer
+
+
+@given(st.integers(1, 150), st.integers(0, 2**32))
+def test_any_order_of_reports_merges_the_same_curve(target: int, seed: int) -> None:
+    """Batches, repeats and the order of pods do not matter; windows never shrink."""
+    choice, pods = random.Random(seed), ["a", "b", "c"]
+    progress = step.extend(step.begin(target, pods))
+    assert progress is not None
+    curve: list[int] = []
+    while not progress.is_complete:
+        pod = choice.choice(pods)
+        first = max(1, progress.applied[pod] + 1 - choice.randint(0, 2))
+        last = min(first + choice.randint(1, 40), progress.granted)
+        records = [record(number) for number in range(first, last + 1)]
+        progress, merged = step.report(progress, pod, records)
+        curve += [m.record.step for m in merged]
+        longer = step.extend(progress)
+        if longer is not None:
+            assert progress.granted < longer.granted <= target
+            progress = longer
+    assert curve == list(range(1, target + 1))
+    assert set(progress.applied.values()) == {target}
+    assert all(not queue for queue in progress.held.values())
+    assert progress.totals.link_bytes == 300 * target
