@@ -4,7 +4,7 @@
 import { Chart } from "./chart.js";
 
 const MOST_POINTS = 2000;
-const SMOOTHING = 0.1;
+const SMOOTHED_SHARE = 0.05; // of the curve: short curves follow closely, long ones calmly
 
 export class Curves {
   constructor(job) {
@@ -54,12 +54,13 @@ export class Curves {
 
 /** Exponential moving average, corrected for its start; gaps stay gaps. */
 function smoothed(values) {
+  const smoothing = 2 / (Math.max(3, SMOOTHED_SHARE * values.length) + 1);
   let sum = 0;
   let weight = 0;
   return values.map((value) => {
     if (value === null) return null;
-    sum = (1 - SMOOTHING) * sum + SMOOTHING * value;
-    weight = (1 - SMOOTHING) * weight + SMOOTHING;
+    sum = (1 - smoothing) * sum + smoothing * value;
+    weight = (1 - smoothing) * weight + smoothing;
     return sum / weight;
   });
 }
