@@ -46,7 +46,7 @@ def test_a_sound_spec_passes() -> None:
         (spec(train={"seed": -1}), "/train/seed", "invalid", "at least 0"),
         (spec(train={"optimizer": {"kind": "adam"}}), "/train/optimizer/kind", "invalid", "adamw"),
         (spec(train={"stepz": 1}), "/train/stepz", "unknown-key", "did you mean 'steps'?"),
-        (spec(placment={}), "/placment", "unknown-key", "did you mean 'placement'?"),
+        (spec(placements={}), "/placements", "unknown-key", "did you mean 'placement'?"),
         (spec(model={"preset": "palm-tinny"}), "/model/preset", "invalid", "palm-tiny"),
         (spec(model={"num_layer": 2}), "/model/num_layer", "invalid", "num_layers"),
         (spec(model={"vocab_size": 200}), "/model/vocab_size", "invalid", "257"),
