@@ -55,7 +55,11 @@ class LocalLauncher:
 
     async def restart_pod(self, pod: str, pids: Collection[int]) -> None:
         """Ending a process is enough: the watcher starts a pod anew whenever one of it ends."""
-        meant = [process for process in self._pods[pod].processes if process.pid in pids]
+        known = self._pods.get(pod)
+        if known is None:
+            logger.warning("%s was started by somebody else, who must start it again", pod)
+            return
+        meant = [process for process in known.processes if process.pid in pids]
         await end_processes(meant, signal.SIGKILL)
 
     async def stop(self) -> None:

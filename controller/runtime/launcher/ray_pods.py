@@ -68,7 +68,11 @@ class RayPods:
 
     async def end_workers(self, pod: str, pids: Collection[int]) -> None:
         """Ending one is enough: the watcher starts a pod anew whenever a worker of it ends."""
-        await self._end(self._pods[pod], signal.SIGKILL, list(pids))
+        known = self._pods.get(pod)
+        if known is None:
+            logger.warning("%s was started by somebody else, who must start it again", pod)
+            return
+        await self._end(known, signal.SIGKILL, list(pids))
 
     async def stop(self) -> None:
         """End workers and remove actors, placement groups and the connection."""
