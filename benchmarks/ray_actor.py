@@ -12,9 +12,7 @@ def steps_per_second(steps: int, runs: int) -> list[float]:
         warnings.simplefilter("ignore")
         import ray
 
-        ray.init(
-            num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False
-        )
+        ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
         try:
             actor = ray.remote(_Adder).remote()
             ray.get(actor.step.remote())

@@ -64,9 +64,7 @@ def _train(client: Client, steps: int) -> dict[str, Any]:
             "version": 1,
             "name": "tax",
             "model": {"preset": "palm-tiny"},
-            "data": {
-                "sources": [{"name": "lib", "kind": "text", "paths": ["python-stdlib:*.py"]}]
-            },
+            "data": {"sources": [{"name": "lib", "kind": "text", "paths": ["python-stdlib:*.py"]}]},
             "train": {
                 "steps": steps,
                 "global_batch": MICROBATCH * NUM_SLOTS,

@@ -72,9 +72,7 @@ def local_controller(
             controller.stop()
 
 
-def _wait_until_ready(
-    process: subprocess.Popen[str], state_dir: pathlib.Path
-) -> tuple[str, str]:
+def _wait_until_ready(process: subprocess.Popen[str], state_dir: pathlib.Path) -> tuple[str, str]:
     """Addresses from the ready line; the end of the output is the end of the process."""
     assert process.stdout is not None
     for line in process.stdout:

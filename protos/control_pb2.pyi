@@ -217,42 +217,42 @@ class Dismiss(_message.Message):
     def __init__(self, reason: _Optional[str] = ...) -> None: ...
 
 class StepsApplied(_message.Message):
-    __slots__ = ("job", "generation", "records")
+    __slots__ = ("job", "generation", "first_step", "time_unix_seconds", "loss", "grad_norm", "learning_rate", "seconds", "exchange_seconds", "exposed_seconds", "data_wait_seconds", "link_bytes", "digests")
     JOB_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
-    RECORDS_FIELD_NUMBER: _ClassVar[int]
-    job: str
-    generation: int
-    records: _containers.RepeatedCompositeFieldContainer[StepRecord]
-    def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ..., records: _Optional[_Iterable[_Union[StepRecord, _Mapping]]] = ...) -> None: ...
-
-class StepRecord(_message.Message):
-    __slots__ = ("step", "time_unix_seconds", "loss", "grad_norm", "learning_rate", "seconds", "compute_seconds", "exchange_seconds", "exposed_seconds", "data_wait_seconds", "link_bytes", "state_sha256")
-    STEP_FIELD_NUMBER: _ClassVar[int]
+    FIRST_STEP_FIELD_NUMBER: _ClassVar[int]
     TIME_UNIX_SECONDS_FIELD_NUMBER: _ClassVar[int]
     LOSS_FIELD_NUMBER: _ClassVar[int]
     GRAD_NORM_FIELD_NUMBER: _ClassVar[int]
     LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
     SECONDS_FIELD_NUMBER: _ClassVar[int]
-    COMPUTE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     EXCHANGE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     EXPOSED_SECONDS_FIELD_NUMBER: _ClassVar[int]
     DATA_WAIT_SECONDS_FIELD_NUMBER: _ClassVar[int]
     LINK_BYTES_FIELD_NUMBER: _ClassVar[int]
-    STATE_SHA256_FIELD_NUMBER: _ClassVar[int]
+    DIGESTS_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    generation: int
+    first_step: int
+    time_unix_seconds: _containers.RepeatedScalarFieldContainer[float]
+    loss: _containers.RepeatedScalarFieldContainer[float]
+    grad_norm: _containers.RepeatedScalarFieldContainer[float]
+    learning_rate: _containers.RepeatedScalarFieldContainer[float]
+    seconds: _containers.RepeatedScalarFieldContainer[float]
+    exchange_seconds: _containers.RepeatedScalarFieldContainer[float]
+    exposed_seconds: _containers.RepeatedScalarFieldContainer[float]
+    data_wait_seconds: _containers.RepeatedScalarFieldContainer[float]
+    link_bytes: _containers.RepeatedScalarFieldContainer[int]
+    digests: _containers.RepeatedCompositeFieldContainer[StateDigest]
+    def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ..., first_step: _Optional[int] = ..., time_unix_seconds: _Optional[_Iterable[float]] = ..., loss: _Optional[_Iterable[float]] = ..., grad_norm: _Optional[_Iterable[float]] = ..., learning_rate: _Optional[_Iterable[float]] = ..., seconds: _Optional[_Iterable[float]] = ..., exchange_seconds: _Optional[_Iterable[float]] = ..., exposed_seconds: _Optional[_Iterable[float]] = ..., data_wait_seconds: _Optional[_Iterable[float]] = ..., link_bytes: _Optional[_Iterable[int]] = ..., digests: _Optional[_Iterable[_Union[StateDigest, _Mapping]]] = ...) -> None: ...
+
+class StateDigest(_message.Message):
+    __slots__ = ("step", "sha256")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
     step: int
-    time_unix_seconds: float
-    loss: float
-    grad_norm: float
-    learning_rate: float
-    seconds: float
-    compute_seconds: float
-    exchange_seconds: float
-    exposed_seconds: float
-    data_wait_seconds: float
-    link_bytes: int
-    state_sha256: bytes
-    def __init__(self, step: _Optional[int] = ..., time_unix_seconds: _Optional[float] = ..., loss: _Optional[float] = ..., grad_norm: _Optional[float] = ..., learning_rate: _Optional[float] = ..., seconds: _Optional[float] = ..., compute_seconds: _Optional[float] = ..., exchange_seconds: _Optional[float] = ..., exposed_seconds: _Optional[float] = ..., data_wait_seconds: _Optional[float] = ..., link_bytes: _Optional[int] = ..., state_sha256: _Optional[bytes] = ...) -> None: ...
+    sha256: bytes
+    def __init__(self, step: _Optional[int] = ..., sha256: _Optional[bytes] = ...) -> None: ...
 
 class JobFaulted(_message.Message):
     __slots__ = ("job", "generation", "phase", "step", "message", "suspect_pod")

@@ -20,7 +20,6 @@ from workers.orders import (
     Ready,
     Released,
     Report,
-    StepRecord,
 )
 
 PROTOCOL_VERSION = 1
@@ -77,13 +76,8 @@ def encode_report(report: Report) -> pb.HostEvent:
                 device_bytes=report.device_bytes,
             )
             return pb.HostEvent(program_ready=ready)
-        case Applied(assignment, records):
-            applied = pb.StepsApplied(
-                job=assignment.job,
-                generation=assignment.generation,
-                records=[_record(record) for record in records],
-            )
-            return pb.HostEvent(steps_applied=applied)
+        case Applied():
+            return pb.HostEvent(steps_applied=_steps_applied(report))
         case Faulted(assignment):
             fault = pb.JobFaulted(
                 job=assignment.job,
@@ -126,20 +120,32 @@ def _inventory(inventory: Inventory) -> pb.HostInventory:
     )
 
 
-def _record(record: StepRecord) -> pb.StepRecord:
-    """A program that has no such figure reports NaN, which readers see as null."""
-    values = record.values
-    return pb.StepRecord(
-        step=record.step,
-        time_unix_seconds=record.time,
-        loss=values.get("loss", math.nan),
-        grad_norm=values.get("grad_norm", math.nan),
-        learning_rate=values.get("learning_rate", math.nan),
-        seconds=record.seconds,
-        compute_seconds=record.compute_seconds,
-        exchange_seconds=record.exchange_seconds,
-        exposed_seconds=record.exposed_seconds,
-        data_wait_seconds=record.data_wait_seconds,
-        link_bytes=record.link_bytes,
-        state_sha256=record.state_sha256,
+def _steps_applied(applied: Applied) -> pb.StepsApplied:
+    records = applied.records
+    return pb.StepsApplied(
+        job=applied.assignment.job,
+        generation=applied.assignment.generation,
+        first_step=records[0].step,
+        time_unix_seconds=[record.time for record in records],
+        loss=_column("loss", applied),
+        grad_norm=_column("grad_norm", applied),
+        learning_rate=_column("learning_rate", applied),
+        seconds=[record.seconds for record in records],
+        exchange_seconds=[record.exchange_seconds for record in records],
+        exposed_seconds=[record.exposed_seconds for record in records],
+        data_wait_seconds=[record.data_wait_seconds for record in records],
+        link_bytes=[record.link_bytes for record in records],
+        digests=[
+            pb.StateDigest(step=record.step, sha256=record.state_sha256)
+            for record in records
+            if record.state_sha256
+        ],
     )
+
+
+def _column(field: str, applied: Applied) -> list[float]:
+    """A program that has no such figure reports NaN, which readers see as null."""
+    if field not in applied.fields:
+        return [math.nan] * len(applied.records)
+    position = applied.fields.index(field)
+    return [record.values[position] for record in applied.records]

@@ -219,8 +219,8 @@ class Executor:
 
     def _flush(self, run: _Run) -> None:
         if run.unsettled:
-            records = tuple(step.settle(run.fields) for step in run.unsettled)
-            self._report(Applied(run.order.assignment, records))
+            records = [step.settle() for step in run.unsettled]
+            self._report(Applied(run.order.assignment, run.fields, records))
             run.unsettled = []
         run.flushed_at = time.perf_counter()
 

@@ -86,15 +86,17 @@ class Ready:
     device_bytes: Mapping[str, int]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(slots=True)
 class StepRecord:
-    """One applied step. Durations in seconds; `values` are the program's record fields."""
+    """One applied step. Durations in seconds; `values` are in the order of the program's fields.
+
+    Not frozen: freezing triples the cost of making one, and one is made for every step.
+    """
 
     step: int
     time: float
-    values: Mapping[str, float]
+    values: list[float]
     seconds: float
-    compute_seconds: float
     exchange_seconds: float
     exposed_seconds: float
     data_wait_seconds: float
@@ -104,8 +106,11 @@ class StepRecord:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Applied:
+    """Consecutive steps, oldest first; `fields` name the values of every record."""
+
     assignment: Assignment
-    records: tuple[StepRecord, ...]
+    fields: list[str]
+    records: list[StepRecord]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
+import itertools
 import json
 import math
 import zipfile
@@ -50,12 +51,13 @@ class Component:
 
     def __init__(self, compiled: jax.stages.Compiled, output_sizes: Sequence[int]) -> None:
         self._compiled = compiled
-        self._cuts = np.cumsum([0, *output_sizes]).tolist()
+        ends = list(itertools.accumulate(output_sizes, initial=0))
+        self._slices = [slice(a, b) for a, b in itertools.pairwise(ends)]
 
     def __call__(self, *groups: Group) -> list[Group]:
         """Returns at once with arrays in the making. Donated groups must not be used again."""
-        outputs = self._compiled(*(array for group in groups for array in group))
-        return [outputs[a:b] for a, b in zip(self._cuts, self._cuts[1:], strict=False)]
+        outputs = self._compiled(*itertools.chain.from_iterable(groups))
+        return [outputs[part] for part in self._slices]
 
     @property
     def device_bytes(self) -> dict[str, int]:

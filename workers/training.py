@@ -56,9 +56,8 @@ class StepInFlight:
     record: jax.Array
     digest: jax.Array | None
 
-    def settle(self, fields: Sequence[str]) -> StepRecord:
+    def settle(self) -> StepRecord:
         """Read the numbers; waits for the devices."""
-        values = np.asarray(self.record).tolist()
         spent = self.spent
         state_sha256 = b""
         if self.digest is not None:
@@ -66,9 +65,8 @@ class StepInFlight:
         return StepRecord(
             step=self.step,
             time=self.time,
-            values=dict(zip(fields, values, strict=True)),
+            values=np.asarray(self.record).tolist(),
             seconds=self.seconds,
-            compute_seconds=self.seconds - spent.exchange_seconds - spent.data_wait_seconds,
             exchange_seconds=spent.exchange_seconds,
             # Nothing computes while the whole gradient is under way, so all of it is exposed.
             exposed_seconds=spent.exchange_seconds,

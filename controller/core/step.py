@@ -173,7 +173,8 @@ def _merge(by_pod: Mapping[str, StepRecord], last: StepRecord | None) -> MergedS
     digests = {pod: r.digest for pod, r in by_pod.items() if r.digest}
     slowest = max(records, key=lambda r: r.seconds)
     if len(records) == 1:
-        return MergedStep(dataclasses.replace(slowest, digest=""), digests)
+        alone = dataclasses.replace(slowest, digest="") if slowest.digest else slowest
+        return MergedStep(alone, digests)
     time = max(r.time for r in records)
     seconds = max(0.0, time - last.time) if last is not None else slowest.seconds
     exposed = min(slowest.exposed_seconds, seconds)

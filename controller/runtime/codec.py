@@ -60,11 +60,8 @@ def decode_event(host: HostRef, message: pb.HostEvent) -> events.Event:
             )
         case "steps_applied":
             applied = message.steps_applied
-            return events.StepsApplied(
-                host,
-                Assignment(applied.job, applied.generation),
-                tuple(_record(record) for record in applied.records),
-            )
+            assignment = Assignment(applied.job, applied.generation)
+            return events.StepsApplied(host, assignment, _records(applied))
         case "job_faulted":
             fault = message.job_faulted
             return events.JobFaulted(
@@ -152,18 +149,45 @@ def _traffic(heartbeat: pb.Heartbeat) -> dict[str, Traffic]:
     }
 
 
-def _record(record: pb.StepRecord) -> StepRecord:
-    return StepRecord(
-        record.step,
-        record.time_unix_seconds,
-        record.loss,
-        record.grad_norm,
-        record.learning_rate,
-        record.seconds,
-        record.compute_seconds,
-        record.exchange_seconds,
-        record.exposed_seconds,
-        record.data_wait_seconds,
-        record.link_bytes,
-        record.state_sha256.hex(),
+def _records(applied: pb.StepsApplied) -> tuple[StepRecord, ...]:
+    """Rows from columns; ValueError when the columns are not equally long."""
+    digests = {digest.step: digest.sha256.hex() for digest in applied.digests}
+    columns = zip(
+        applied.time_unix_seconds,
+        applied.loss,
+        applied.grad_norm,
+        applied.learning_rate,
+        applied.seconds,
+        applied.exchange_seconds,
+        applied.exposed_seconds,
+        applied.data_wait_seconds,
+        applied.link_bytes,
+        strict=True,
+    )
+    return tuple(
+        StepRecord(
+            step,
+            time,
+            loss,
+            grad_norm,
+            learning_rate,
+            seconds,
+            max(0.0, seconds - exposed - data_wait),
+            exchange,
+            exposed,
+            data_wait,
+            link_bytes,
+            digests.get(step, ""),
+        )
+        for step, (
+            time,
+            loss,
+            grad_norm,
+            learning_rate,
+            seconds,
+            exchange,
+            exposed,
+            data_wait,
+            link_bytes,
+        ) in enumerate(columns, applied.first_step)
     )
