@@ -57,7 +57,12 @@ class Rig:
 
 @contextlib.asynccontextmanager
 async def running(
-    launcher: Launcher, tmp_path: pathlib.Path, *, pods: int = 1, hosts: int = 1
+    launcher: Launcher,
+    tmp_path: pathlib.Path,
+    *,
+    pods: int = 1,
+    hosts: int = 1,
+    listen: str = "127.0.0.1",
 ) -> AsyncIterator[Rig]:
     store = Store(f"sqlite:///{tmp_path / 'landbridge.db'}")
     store.migrate()
@@ -78,7 +83,7 @@ async def running(
         loop.post, join_token=JOIN_TOKEN, heartbeat_interval_seconds=policy.heartbeat_interval
     )
     server = HostServer(control, ProgramService(tmp_path, JOIN_TOKEN))
-    address = await server.start(Address("127.0.0.1", 0))
+    address = await server.start(Address(listen, 0))
     turns = asyncio.create_task(loop.run())
     rig = Rig(loop, launcher)
     try:
@@ -212,6 +217,18 @@ async def test_a_worker_dies_with_its_actor_and_ray_starts_another(
         os.kill(parent_of(orphan.pid), signal.SIGKILL)
         await rig.new_incarnation(orphan)
         assert not is_alive(orphan.pid)
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(180)
+async def test_pods_of_a_controller_others_can_reach_are_reachable_too(
+    ray_address: str, tmp_path: pathlib.Path
+) -> None:
+    from controller.runtime.launcher.ray_launcher import RayLauncher
+
+    async with running(RayLauncher(ray_address), tmp_path, hosts=2, listen="0.0.0.0") as rig:
+        addresses = [rig.host("pod-0", index).link_address for index in range(2)]
+    assert not any(Address.parse(address).is_loopback for address in addresses)
 
 
 @pytest.mark.ray
