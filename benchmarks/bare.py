@@ -1,7 +1,7 @@
 """The very same compiled functions in a bare jax loop: what a step costs without any service.
 
-A process of its own, set up like a worker of a simulated pod. It loads a bundle and then runs as many
-steps as each line of its input asks for, answering with the seconds of every step.
+A process of its own, set up like a worker of a simulated pod. It loads a bundle and then runs as
+many steps as each line of its input asks for, answering with the seconds of every step.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ import time
 from collections.abc import Iterator
 
 import numpy as np
+
+from controller.runtime.launcher.command import WORKER_TUNABLES
+from workers.program import Group
 
 
 class BareLoop:
@@ -41,7 +44,7 @@ def bare_loop(bundle: pathlib.Path, num_slots: int, cache: pathlib.Path) -> Iter
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "NPROC": "1", "JAX_PLATFORMS": "cpu"},
+        env={**WORKER_TUNABLES, **os.environ, "NPROC": "1", "JAX_PLATFORMS": "cpu"},
     )
     try:
         assert process.stdout is not None
@@ -74,7 +77,7 @@ def main(bundle: str, num_slots: str, cache: str) -> None:
         seconds = []
         for _ in range(int(line)):
             start = time.perf_counter()
-            total: list[object] = []
+            total: list[Group] = []
             if program.has_gradients:
                 for rows in batches:
                     pairs = zip(rows, groups["batch"], strict=True)

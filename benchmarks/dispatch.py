@@ -1,7 +1,8 @@
-"""Dispatch: steps a second of a program that adds one to a number, and of one that computes for 1 ms.
+"""Dispatch: steps a second of a program that adds one to a number, and of one that computes for 1
+ms.
 
-The subject is a job under the controller's runtime with windows of 64 steps. References: a bare loop that
-waits for every step, two-process multi-controller JAX, and one Ray actor call a step.
+The subject is a job under the controller's runtime with windows of 64 steps. References: a bare
+loop that waits for every step, two-process multi-controller JAX, and one Ray actor call a step.
 """
 
 from __future__ import annotations

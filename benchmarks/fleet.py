@@ -1,7 +1,7 @@
 """The controller's runtime and one pod, for programs that no specification names.
 
-The loop, the store, the host service, the launcher and the worker are the real ones; what is left out is
-REST and the lowerer, since the bundle is already there.
+The loop, the store, the host service, the launcher and the worker are the real ones; what is left
+out is REST and the lowerer, since the bundle is already there.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Launch: from the submission to the first finished step, with nothing cached and with warm caches."""
+"""Launch: from the submission to the first finished step, with nothing cached and with warm
+caches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Multi-controller JAX, the reference: two processes, one scalar psum and add a step, waiting for each."""
+"""Multi-controller JAX, the reference: two processes, one scalar psum and add a step, waiting for
+each."""
 
 from __future__ import annotations
 

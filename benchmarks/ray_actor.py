@@ -1,9 +1,12 @@
-"""One Ray actor call a step, the reference: the driver waits for each scalar add before the next."""
+"""One Ray actor call a step, the reference: the driver waits for each scalar add before the
+next."""
 
 from __future__ import annotations
 
+import logging
 import time
 import warnings
+from typing import Any
 
 
 def steps_per_second(steps: int, runs: int) -> list[float]:
@@ -12,19 +15,21 @@ def steps_per_second(steps: int, runs: int) -> list[float]:
         warnings.simplefilter("ignore")
         import ray
 
-        ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+        ray.init(
+            num_cpus=2, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False
+        )
         try:
-            actor = ray.remote(_Adder).remote()
+            actor: Any = ray.remote(_Adder).remote()  # pyright: ignore[reportAttributeAccessIssue]
             ray.get(actor.step.remote())
             return [_run(ray, actor, steps) for _ in range(runs)]
         finally:
             ray.shutdown()
 
 
-def _run(ray: object, actor: object, steps: int) -> float:
+def _run(ray: Any, actor: Any, steps: int) -> float:
     start = time.perf_counter()
     for _ in range(steps):
-        ray.get(actor.step.remote())  # type: ignore[attr-defined]
+        ray.get(actor.step.remote())
     return steps / (time.perf_counter() - start)
 
 

@@ -1,6 +1,8 @@
-"""One benchmark's result: rows with ratios, the versions they were measured with, and how to show them.
+"""One benchmark's result: rows with ratios, the versions they were measured with, and how to show
+them.
 
-A performance claim is a ratio of medians from one run; absolute figures are beside it for the reader.
+A performance claim is a ratio of medians from one run; absolute figures are beside it for the
+reader.
 """
 
 from __future__ import annotations

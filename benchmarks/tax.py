@@ -1,5 +1,5 @@
-"""Orchestration tax: a step of palm-tiny under the full service against the same compiled functions in
-a bare jax loop, one pod. Runs alternate, so that both see the same machine."""
+"""Orchestration tax: a step of palm-tiny under the full service against the same compiled functions
+in a bare jax loop, one pod. Runs alternate, so that both see the same machine."""
 
 from __future__ import annotations
 

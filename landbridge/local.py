@@ -1,7 +1,7 @@
 """A whole Landbridge on this machine for as long as a `with` block lasts: demos, tests, benchmarks.
 
-Starts `landbridge up` as a process of its own on free ports and stops it, with everything it started,
-at the end. Nothing of the controller is imported here.
+Starts `landbridge up` as a process of its own on free ports and stops it, with everything it
+started, at the end. Nothing of the controller is imported here.
 """
 
 from __future__ import annotations

@@ -201,8 +201,8 @@ class Executor:
     def _may_run(self, run: _Run) -> bool:
         """Wait until the next step is granted; False when the job is to be left instead.
 
-        A pod of several hosts leaves inside a window only by agreement of its hosts (Training.step),
-        because a host that left alone would hang the others' collectives.
+        A pod of several hosts leaves inside a window only by agreement of its hosts
+        (Training.step), because a host that left alone would hang the others' collectives.
         """
         control = self._controls[run.order.assignment]
         wanted = run.applied + 1

@@ -45,9 +45,7 @@ def test_number_of_pods_does_not_change_the_bits(fleet, make_spec):
     with fleet(pods=4) as running:
         histories = {}
         for pods in (1, 2, 3, 4):
-            document = make_spec(
-                train={"steps": 20, "global_batch": 8}, placement={"pods": pods}
-            )
+            document = make_spec(train={"steps": 20, "global_batch": 8}, placement={"pods": pods})
             job = finished(running.client, document)
             assert len(job["pods"]) == pods
             digests = digests_of(running.client, job["id"])

@@ -25,7 +25,7 @@ def test_bundle_of_another_format_is_refused_by_name():
     with zipfile.ZipFile(packed, "w") as archive:
         archive.writestr("manifest.json", '{"format": "landbridge.bundle/99"}')
     data = packed.getvalue()
-    with pytest.raises(BundleError, match="landbridge.bundle/99"):
+    with pytest.raises(BundleError, match=r"landbridge\.bundle/99"):
         read_bundle(data, f"sha256:{hashlib.sha256(data).hexdigest()}")
 
 

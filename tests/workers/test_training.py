@@ -62,9 +62,7 @@ def order_of(index: int, num_pods: int) -> JobOrder:
     members = tuple(
         Member(f"pod-{i}", *cut, "") for i, cut in enumerate(slot_ranges(NUM_SLOTS, num_pods))
     )
-    return JobOrder(
-        ASSIGNMENT, "sha256:0", members, index, NUM_SLOTS, 0, {}, 1, target_steps=STEPS
-    )
+    return JobOrder(ASSIGNMENT, "sha256:0", members, index, NUM_SLOTS, 0, {}, 1, target_steps=STEPS)
 
 
 def member(program, exchange, index: int, num_pods: int, devices: threading.Lock) -> Training:

@@ -1,0 +1,266 @@
+"""Every message there and back. The wire's own descriptors say which messages there are."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from controller.core import commands, events
+from controller.core.cluster import Assignment, Traffic
+from controller.core.step import StepRecord
+from controller.runtime import codec
+from protos import control_pb2 as pb
+from tests.controller.core.world import ref
+
+HOST = ref("pod-1", 1, "b")
+JOB = Assignment("job-1", 3)
+
+APPLIED = pb.StepsApplied(
+    job="job-1",
+    generation=3,
+    first_step=7,
+    time_unix_seconds=[1.5, 2.5],
+    loss=[2.25, 2.0],
+    grad_norm=[0.5, 0.25],
+    learning_rate=[0.125, 0.125],
+    seconds=[1.0, 2.0],
+    exchange_seconds=[0.5, 0.75],
+    exposed_seconds=[0.25, 0.5],
+    data_wait_seconds=[0.0625, 2.0],
+    link_bytes=[1 << 40, 8],
+    digests=[pb.StateDigest(step=8, sha256=bytes(range(32)))],
+)
+
+
+def _names(message: type[Any], oneof: str) -> set[str]:
+    return {field.name for field in message.DESCRIPTOR.oneofs_by_name[oneof].fields}
+
+
+EVENTS = {
+    "inventory": pb.HostEvent(
+        inventory=pb.HostInventory(
+            platform="cpu",
+            device_kind="AMD",
+            num_devices=4,
+            device_memory_bytes=1 << 40,
+            peak_flops_per_second={"float32": 1e12},
+            peak_source=pb.PEAK_SOURCE_TABLE,
+            versions={"jax": "0.10"},
+        )
+    ),
+    "heartbeat": pb.HostEvent(
+        heartbeat=pb.Heartbeat(
+            link_traffic=[
+                pb.LinkTraffic(peer_pod="pod-0", sent_bytes=9, sending_seconds=0.5, retries=2)
+            ]
+        )
+    ),
+    "program_ready": pb.HostEvent(
+        program_ready=pb.ProgramReady(
+            job="job-1",
+            generation=3,
+            ready_seconds=2.0,
+            compile_seconds=1.0,
+            dataset_digest="d",
+            data_steps=100,
+        )
+    ),
+    "steps_applied": pb.HostEvent(steps_applied=APPLIED),
+    "job_faulted": pb.HostEvent(
+        job_faulted=pb.JobFaulted(
+            job="job-1",
+            generation=3,
+            phase=pb.PHASE_EXCHANGE,
+            step=7,
+            message="no answer",
+            suspect_pod="pod-0",
+        )
+    ),
+    "job_released": pb.HostEvent(
+        job_released=pb.JobReleased(job="job-1", generation=3, applied_step=7)
+    ),
+}
+
+
+def test_hello_becomes_an_attached_host() -> None:
+    hello = pb.HostHello(
+        protocol_version=1,
+        pod="pod-1",
+        host_index=1,
+        num_hosts=2,
+        incarnation="b",
+        link_address="h:1",
+        coordinator_address="h:2",
+        pid=42,
+        join_token="secret",
+    )
+    assert codec.host_of(hello) == HOST
+    assert codec.decode_hello(hello) == events.HostAttached(HOST, 2, "h:1", "h:2", 42)
+
+
+def test_every_event_but_hello_is_decoded() -> None:
+    assert _names(pb.HostEvent, "event") - {"hello"} == set(EVENTS)
+    decoded = {kind: codec.decode_event(HOST, message) for kind, message in EVENTS.items()}
+    assert {type(event).__name__ for event in decoded.values()} == {
+        *("HostInventoried", "HostHeard", "ProgramReady", "StepsApplied", "JobFaulted"),
+        "JobReleased",
+    }
+    assert all(event.host == HOST for event in decoded.values())  # type: ignore[union-attr]
+
+
+def test_inventory_is_decoded_with_what_is_unknown_absent() -> None:
+    event = codec.decode_event(HOST, EVENTS["inventory"])
+    assert isinstance(event, events.HostInventoried)
+    assert event.inventory.device_memory_bytes == 1 << 40
+    assert event.inventory.peak_flops_per_second == {"float32": 1e12}
+    assert (event.inventory.peak_source, event.inventory.versions) == ("table", {"jax": "0.10"})
+    bare = codec.decode_event(HOST, pb.HostEvent(inventory=pb.HostInventory(platform="cpu")))
+    assert isinstance(bare, events.HostInventoried)
+    assert bare.inventory.device_memory_bytes is None
+    assert bare.inventory.peak_source == "unknown" and not bare.inventory.peak_flops_per_second
+
+
+@pytest.mark.parametrize("source", pb.PeakSource.values())
+def test_every_source_of_a_peak_has_a_word(source: pb.PeakSource) -> None:
+    message = pb.HostEvent(inventory=pb.HostInventory(peak_source=source))
+    event = codec.decode_event(HOST, message)
+    assert isinstance(event, events.HostInventoried)
+    assert event.inventory.peak_source in {"unknown", "table", "calibrated"}
+
+
+@pytest.mark.parametrize("phase", pb.Phase.values())
+def test_every_phase_has_a_word(phase: pb.Phase) -> None:
+    event = codec.decode_event(HOST, pb.HostEvent(job_faulted=pb.JobFaulted(phase=phase)))
+    assert isinstance(event, events.JobFaulted)
+    assert event.phase in {"fetch", "data", "compile", "compute", "exchange"}
+
+
+def test_heartbeat_brings_traffic_by_peer() -> None:
+    event = codec.decode_event(HOST, EVENTS["heartbeat"])
+    assert event == events.HostHeard(HOST, {"pod-0": Traffic(9, 0.5, 2)})
+
+
+def test_reports_of_a_job_carry_its_generation() -> None:
+    assert codec.decode_event(HOST, EVENTS["program_ready"]) == events.ProgramReady(
+        HOST, JOB, 2.0, 1.0, "d", 100
+    )
+    assert codec.decode_event(HOST, EVENTS["job_faulted"]) == events.JobFaulted(
+        HOST, JOB, "exchange", 7, "no answer", "pod-0"
+    )
+    assert codec.decode_event(HOST, EVENTS["job_released"]) == events.JobReleased(HOST, JOB, 7)
+
+
+def test_step_records_are_rows_of_the_columns() -> None:
+    event = codec.decode_event(HOST, EVENTS["steps_applied"])
+    digest = bytes(range(32)).hex()
+    assert event == events.StepsApplied(
+        HOST,
+        JOB,
+        (
+            StepRecord(7, 1.5, 2.25, 0.5, 0.125, 1.0, 0.6875, 0.5, 0.25, 0.0625, 1 << 40, ""),
+            StepRecord(8, 2.5, 2.0, 0.25, 0.125, 2.0, 0.0, 0.75, 0.5, 2.0, 8, digest),
+        ),
+    )
+
+
+def test_columns_of_unequal_length_are_refused() -> None:
+    short = pb.StepsApplied()
+    short.CopyFrom(APPLIED)
+    del short.loss[-1]
+    with pytest.raises(ValueError, match="shorter"):
+        codec.decode_event(HOST, pb.HostEvent(steps_applied=short))
+
+
+def test_report_of_no_steps_is_none() -> None:
+    event = codec.decode_event(HOST, pb.HostEvent(steps_applied=pb.StepsApplied(first_step=1)))
+    assert isinstance(event, events.StepsApplied) and event.records == ()
+
+
+def test_loss_that_is_no_number_survives_the_wire() -> None:
+    diverged = pb.StepsApplied()
+    diverged.CopyFrom(APPLIED)
+    diverged.loss[:] = [math.nan, math.inf]
+    message = pb.HostEvent.FromString(pb.HostEvent(steps_applied=diverged).SerializeToString())
+    event = codec.decode_event(HOST, message)
+    assert isinstance(event, events.StepsApplied)
+    assert math.isnan(event.records[0].loss) and math.isinf(event.records[1].loss)
+
+
+@pytest.mark.parametrize("message", [pb.HostEvent(), pb.HostEvent(hello=pb.HostHello())])
+def test_message_that_cannot_come_here_is_refused(message: pb.HostEvent) -> None:
+    with pytest.raises(ValueError, match="host 1 of pod-1 sent an event of kind"):
+        codec.decode_event(HOST, message)
+
+
+ORDERS: dict[str, commands.Command] = {
+    "assemble_pod": commands.AssembleHost(HOST, "h:2", "h:1"),
+    "prepare_job": commands.PrepareHost(
+        host=HOST,
+        assignment=JOB,
+        bundle_digest="sha256:ab",
+        members=(
+            commands.GangAddress("pod-0", 0, 2, ("a:1", "a:2")),
+            commands.GangAddress("pod-1", 2, 4, ("b:1", "b:2")),
+        ),
+        member_index=1,
+        num_slots=4,
+        seed=5,
+        data='{"sources": []}',
+        digest_every=10,
+        target_steps=200,
+    ),
+    "grant_window": commands.GrantWindow(HOST, JOB, 64),
+    "stop_job": commands.StopHost(HOST, JOB, "cancelled"),
+    "dismiss": commands.DismissHost(HOST, "silent"),
+}
+
+
+def test_every_order_to_a_host_has_its_message() -> None:
+    assert _names(pb.HostCommand, "command") == set(ORDERS)
+    for kind, order in ORDERS.items():
+        message = codec.encode_command(order, 1.0)
+        again = pb.HostCommand.FromString(message.SerializeToString())
+        assert again.WhichOneof("command") == kind and again == message
+
+
+def test_orders_say_what_the_core_meant() -> None:
+    encoded = {kind: codec.encode_command(order, 1.5) for kind, order in ORDERS.items()}
+    assemble = encoded["assemble_pod"].assemble_pod
+    assert (assemble.coordinator_address, assemble.lead_link_address) == ("h:2", "h:1")
+    assert assemble.heartbeat_interval_seconds == 1.5
+    grant = encoded["grant_window"].grant_window
+    assert (grant.job, grant.generation, grant.last_step) == ("job-1", 3, 64)
+    stop = encoded["stop_job"].stop_job
+    assert (stop.job, stop.generation, stop.reason) == ("job-1", 3, "cancelled")
+    assert encoded["dismiss"].dismiss.reason == "silent"
+
+
+def test_order_to_prepare_fills_every_field() -> None:
+    message = codec.encode_command(ORDERS["prepare_job"], 1.0).prepare_job
+    assert {field.name for field, _ in message.ListFields()} == {
+        field.name for field in pb.PrepareJob.DESCRIPTOR.fields
+    }
+    assert (message.job, message.generation, message.bundle_digest) == ("job-1", 3, "sha256:ab")
+    assert (message.member_index, message.num_slots, message.seed) == (1, 4, 5)
+    assert (message.data_json, message.digest_every_steps) == ('{"sources": []}', 10)
+    assert message.target_steps == 200
+    assert [(m.pod, m.first_slot, m.end_slot) for m in message.members] == [
+        ("pod-0", 0, 2),
+        ("pod-1", 2, 4),
+    ]
+    assert list(message.members[1].link_addresses) == ["b:1", "b:2"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        commands.LowerProgram(JOB, "{}", "cpu"),
+        commands.AbandonLowering(JOB),
+        commands.RestartPod("pod-0", (1,), "stuck"),
+    ],
+)
+def test_order_to_somebody_else_is_no_message(command: commands.Command) -> None:
+    with pytest.raises(ValueError, match="no order to a host"):
+        codec.encode_command(command, 1.0)

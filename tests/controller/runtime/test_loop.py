@@ -1,0 +1,283 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import pathlib
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import pytest
+
+from controller.core import commands, events
+from controller.core.cluster import Assignment
+from controller.core.errors import InvalidTransition, UnknownJob
+from controller.core.job import Job, JobState, Reason
+from controller.core.liveness import LivenessPolicy
+from controller.core.step import MergedStep
+from controller.runtime.loop import Loop
+from controller.runtime.store import Store
+from tests.controller.core.world import PROGRAM, attached, inventory, record, ref, spec
+
+
+@dataclasses.dataclass
+class Observed:
+    """What a loop told the outside."""
+
+    commands: list[commands.Command] = dataclasses.field(default_factory=list)
+    stored_states: list[str] = dataclasses.field(default_factory=list)
+    """State of job-1 in the store at each command."""
+    latencies: list[float] = dataclasses.field(default_factory=list)
+    steps: list[tuple[str, int]] = dataclasses.field(default_factory=list)
+    jobs: list[tuple[str, JobState]] = dataclasses.field(default_factory=list)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+async def store(tmp_path: pathlib.Path) -> AsyncIterator[Store]:
+    opened = Store(f"sqlite:///{tmp_path / 'loop.db'}")
+    opened.migrate()
+    yield opened
+    opened.close()
+
+
+def _loop(store: Store, observed: Observed, **changed: Any) -> Loop:
+    def execute(command: commands.Command) -> None:
+        document = store.job_document("job-1")
+        observed.commands.append(command)
+        observed.stored_states.append(document["state"] if document else "nothing")
+
+    def steps_seen(job_id: str, steps: Sequence[MergedStep]) -> None:
+        observed.steps += [(job_id, step.record.step) for step in steps]
+
+    def job_seen(job: Job) -> None:
+        observed.jobs.append((job.id, job.state))
+
+    return Loop(
+        store,
+        execute,
+        **{
+            "policy": LivenessPolicy(silence_grace=3600.0),
+            "clock": Clock(),
+            "observe_latency": observed.latencies.append,
+            "observe_steps": steps_seen,
+            "observe_job": job_seen,
+            **changed,
+        },
+    )
+
+
+@contextlib.asynccontextmanager
+async def running(loop: Loop) -> AsyncIterator[asyncio.Task[None]]:
+    task = asyncio.create_task(loop.run())
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def _pod(loop: Loop, name: str = "pod-0") -> None:
+    await loop.ask(attached(ref(name)))
+    await loop.ask(events.HostInventoried(ref(name), inventory()))
+
+
+async def _start(loop: Loop, steps: int = 4) -> None:
+    await _pod(loop)
+    await loop.ask(events.JobSubmitted("job-1", spec(min_pods=1, max_pods=1, steps=steps)))
+    assignment = Assignment("job-1", 1)
+    await loop.ask(events.ProgramLowered(assignment, PROGRAM))
+    await loop.ask(events.ProgramReady(ref("pod-0"), assignment, 1.0, 0.5, "d", 1000))
+
+
+def _applied(*steps: int) -> events.StepsApplied:
+    records = tuple(record(step) for step in steps)
+    return events.StepsApplied(ref("pod-0"), Assignment("job-1", 1), records)
+
+
+async def test_decision_is_stored_before_its_commands_are_executed(store: Store) -> None:
+    observed = Observed()
+    loop = _loop(store, observed)
+    async with running(loop):
+        await _start(loop)
+    kinds = [type(command).__name__ for command in observed.commands]
+    assert kinds == ["AssembleHost", "LowerProgram", "PrepareHost", "GrantWindow"]
+    assert observed.stored_states == ["nothing", "ADMITTED", "STARTING", "RUNNING"]
+    assert len(observed.latencies) == 4 and min(observed.latencies) > 0
+
+
+async def test_ask_returns_when_the_answer_can_be_read(store: Store) -> None:
+    loop = _loop(store, Observed())
+    async with running(loop):
+        await loop.ask(events.JobSubmitted("job-1", spec(), "key-1", "digest-1"))
+        assert loop.state.jobs["job-1"].state is JobState.PENDING
+        assert store.by_idempotency_key("key-1") == ("job-1", "digest-1")
+        assert [event["kind"] for event in store.events(0, 9)] == ["job.submitted", "job.waiting"]
+
+
+async def test_request_that_fails_raises_to_the_asker_and_changes_nothing(store: Store) -> None:
+    loop = _loop(store, Observed())
+    async with running(loop) as task:
+        await _pod(loop)
+        before, journal = loop.state, store.last_event_seq()
+        with pytest.raises(UnknownJob):
+            await loop.ask(events.CancelRequested("never", "ada"))
+        assert loop.state is before and store.last_event_seq() == journal
+        assert not task.done()
+
+
+async def test_asker_that_went_away_stops_nobody(store: Store) -> None:
+    loop = _loop(store, Observed())
+    gone = [
+        asyncio.create_task(loop.ask(event))
+        for event in (
+            events.JobSubmitted("job-1", spec()),
+            events.CancelRequested("never", "ada"),
+        )
+    ]
+    await asyncio.wait(gone, timeout=0)
+    for asker in gone:
+        asker.cancel()
+    await asyncio.gather(*gone, return_exceptions=True)
+    async with running(loop) as task:
+        await _pod(loop)
+        assert not task.done() and "job-1" in loop.state.jobs
+
+
+async def test_mistake_of_ours_ends_the_loop(store: Store) -> None:
+    loop = _loop(store, Observed())
+    ended = Job("job-1", spec(), JobState.SUCCEEDED, Reason("Completed", "done"), created_at=0.0)
+    loop.post(events.JobReloaded(ended))
+    async with running(loop) as task:
+        with pytest.raises(InvalidTransition):
+            await task
+
+
+async def test_store_that_fails_ends_the_loop_before_any_command(store: Store) -> None:
+    observed = Observed()
+    loop = _loop(store, observed)
+    async with running(loop) as task:
+        await loop.ask(events.JobSubmitted("job-0", spec(), "key"))
+        await _pod(loop)
+        observed.commands.clear()
+        before = loop.state
+        loop.post(events.JobSubmitted("job-1", spec(min_pods=1, max_pods=1), "key"))
+        with pytest.raises(Exception, match="UNIQUE"):
+            await task
+        assert loop.state is before and observed.commands == []
+
+
+async def test_readers_wait_for_a_change(store: Store) -> None:
+    loop = _loop(store, Observed())
+    reader = asyncio.create_task(loop.changed())
+    async with running(loop):
+        await loop.ask(attached(ref("pod-0")))
+        await asyncio.wait_for(reader, 5)
+        assert "pod-0" in loop.state.pods
+
+
+async def test_time_passes_by_itself(store: Store) -> None:
+    clock = Clock()
+    loop = _loop(store, Observed(), clock=clock, policy=LivenessPolicy(silence_grace=2.0))
+    async with running(loop):
+        await _pod(loop)
+        clock.now += 3.0
+        async with asyncio.timeout(5):
+            while loop.state.pods["pod-0"].hosts:
+                await loop.changed()
+
+
+async def test_steps_of_a_job_that_ended_are_all_there(store: Store) -> None:
+    observed = Observed()
+    loop = _loop(store, observed)
+    async with running(loop):
+        await _start(loop)
+        await loop.ask(_applied(1, 2))
+        await loop.ask(_applied(3, 4))
+        assert [document["step"] for document in store.steps("job-1", 0, 9)] == [1, 2, 3, 4]
+        document = store.job_document("job-1")
+        assert document is not None and document["state"] == "SUCCEEDED"
+    assert observed.steps == [("job-1", step) for step in (1, 2, 3, 4)]
+    assert observed.jobs[-1] == ("job-1", JobState.SUCCEEDED)
+
+
+async def test_steps_reach_the_store_while_the_job_runs(store: Store) -> None:
+    loop = _loop(store, Observed())
+    async with running(loop):
+        await _start(loop)
+        await loop.ask(_applied(1))
+        async with asyncio.timeout(5):
+            while not store.steps("job-1", 0, 9):
+                await loop.changed()
+
+
+async def test_steps_not_yet_written_are_written_at_the_stop(store: Store) -> None:
+    loop = _loop(store, Observed())
+    async with running(loop):
+        await _start(loop)
+        await loop.ask(_applied(1, 2))
+    assert [document["step"] for document in store.steps("job-1", 0, 9)] == [1, 2]
+
+
+class _Full(Store):
+    """Takes decisions and has no room for measurements."""
+
+    def append_steps(self, documents: Sequence[tuple[str, dict[str, Any]]]) -> None:
+        raise OSError("no space left")
+
+
+async def test_steps_that_cannot_be_written_are_lost_for_the_curve_only(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    full = _Full(f"sqlite:///{tmp_path / 'full.db'}")
+    full.migrate()
+    loop = _loop(full, Observed())
+    async with running(loop):
+        await _start(loop)
+        await loop.ask(_applied(1, 2, 3, 4))
+        document = full.job_document("job-1")
+        assert document is not None and document["state"] == "SUCCEEDED"
+    full.close()
+    assert "step records could not be written: no space left" in caplog.text
+
+
+async def test_reload_takes_up_what_an_earlier_controller_left(store: Store) -> None:
+    first = _loop(store, Observed())
+    async with running(first):
+        await _start(first)
+        await first.ask(events.JobSubmitted("job-2", spec(min_pods=1, max_pods=1)))
+        await first.ask(events.JobSubmitted("job-3", spec(min_pods=1, max_pods=1)))
+        await first.ask(events.CancelRequested("job-3", "ada"))
+    observed = Observed()
+    second = _loop(store, observed)
+    await second.reload()
+    async with running(second):
+        await _pod(second)
+        assert second.state.jobs["job-1"].state is JobState.ADMITTED
+        assert second.state.jobs["job-1"].generation == 2
+        assert second.state.jobs["job-1"].attempt == 2
+        assert second.state.jobs["job-2"].state is JobState.PENDING
+        assert set(second.state.jobs) == {"job-1", "job-2"}
+
+
+async def test_reload_finishes_a_cancel(store: Store) -> None:
+    first = _loop(store, Observed())
+    async with running(first):
+        await _start(first)
+        await first.ask(events.CancelRequested("job-1", "ada"))
+        assert first.state.jobs["job-1"].state is JobState.CANCELLING
+    second = _loop(store, Observed())
+    await second.reload()
+    async with running(second):
+        await _pod(second)
+        assert second.state.jobs == {}
+    document = store.job_document("job-1")
+    assert document is not None
+    assert (document["state"], document["reason"]["message"]) == ("CANCELLED", "cancelled by ada")
