@@ -1,6 +1,6 @@
 """Generates the Python code of the .proto files, or checks that the committed code is current.
 
-    python protos/generate.py [--check]
+python protos/generate.py [--check]
 """
 
 from __future__ import annotations
@@ -38,9 +38,7 @@ def main() -> int:
         for path in (_ROOT / "protos").glob(pattern)
     }
     stale = sorted(
-        name
-        for name in fresh.keys() | committed.keys()
-        if fresh.get(name) != committed.get(name)
+        name for name in fresh.keys() | committed.keys() if fresh.get(name) != committed.get(name)
     )
     if stale:
         sys.stderr.write(f"not current: {', '.join(stale)}; run `make protos` and commit\n")
