@@ -35,7 +35,7 @@ class Lowering:
         self.lowerer.start(commands.LowerProgram(job, json.dumps(request), platform))
 
     async def result(self) -> events.Event:
-        return await asyncio.wait_for(self.posted.get(), 50)
+        return await asyncio.wait_for(self.posted.get(), 80)
 
     def processes(self) -> list[int]:
         """Running lowerers that write to this test's folder."""
@@ -66,6 +66,7 @@ async def lowering(tmp_path: pathlib.Path) -> AsyncIterator[Lowering]:
     assert made.processes() == []
 
 
+@pytest.mark.timeout(180)
 async def test_program_is_lowered_once_then_known_and_lowered_again_when_damaged(
     lowering: Lowering,
 ) -> None:
