@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from controller.core import commands, events
@@ -178,7 +178,7 @@ class History:
 
 
 @given(st.data())
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_history_of_any_events_keeps_every_promise(draw: st.DataObject) -> None:
     history = History(draw)
     # Swarm testing: a history of few kinds of events gets deeper than one of all kinds.
