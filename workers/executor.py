@@ -136,7 +136,7 @@ class Executor:
             self._serve(*item)
 
     def _serve(self, order: JobOrder, bundle: bytes) -> None:
-        run = _Run(order, bundle)
+        run = _Run(order, bundle, self._controls[order.assignment])
         try:
             self._prepare(run)
             self._train(run)
@@ -204,18 +204,16 @@ class Executor:
         A pod of several hosts leaves inside a window only by agreement of its hosts
         (Training.step), because a host that left alone would hang the others' collectives.
         """
-        control = self._controls[run.order.assignment]
-        wanted = run.applied + 1
-        alone = jax.process_count() == 1
-        if control.granted >= wanted and (control.stop_reason is None or not alone):
-            return True
-        if control.granted < wanted:
+        control, wanted = run.control, run.applied + 1
+        if control.granted < wanted and control.stop_reason is None:
             self._flush(run)
-        with self._said:
-            self._said.wait_for(
-                lambda: control.granted >= wanted or control.stop_reason is not None
-            )
-            return control.granted >= wanted and (control.stop_reason is None or not alone)
+            with self._said:
+                self._said.wait_for(
+                    lambda: control.granted >= wanted or control.stop_reason is not None
+                )
+        if control.stop_reason is None:
+            return True
+        return control.granted >= wanted and jax.process_count() > 1
 
     def _flush(self, run: _Run) -> None:
         if run.unsettled:
@@ -250,6 +248,7 @@ class _Run:
 
     order: JobOrder
     bundle: bytes
+    control: _Control
     phase: Phase = Phase.FETCH
     training: Training | None = None
     fields: list[str] = dataclasses.field(default_factory=list)
