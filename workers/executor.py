@@ -45,11 +45,9 @@ from workers.training import StepInFlight, Training
 
 logger = logging.getLogger(__name__)
 
-FLUSH_STEPS = 32
-"""Half a window: the controller hears of it in time to grant the next."""
-
-FLUSH_SECONDS = 0.1
-"""Slow steps are reported one by one, this late at most."""
+REPORT_SECONDS = 0.1
+"""Steps are reported this late at most, slow ones one by one; and when half of what was granted is
+used, so that the controller can grant more before the rest is."""
 
 _MESSAGE_LINES = 8
 _MESSAGE_CHARS = 2000
@@ -193,7 +191,7 @@ class Executor:
             if in_flight is not None:
                 run.applied += 1
                 run.unsettled.append(in_flight)
-                if run.is_due(time.perf_counter()):
+                if run.is_report_due(time.perf_counter()):
                     self._flush(run)
             if run.training.is_leaving:
                 return
@@ -220,7 +218,7 @@ class Executor:
             records = [step.settle() for step in run.unsettled]
             self._report(Applied(run.order.assignment, run.fields, records))
             run.unsettled = []
-        run.flushed_at = time.perf_counter()
+        run.reported_at = time.perf_counter()
 
     def _let_go(self, run: _Run) -> None:
         try:
@@ -254,10 +252,16 @@ class _Run:
     fields: list[str] = dataclasses.field(default_factory=list)
     applied: int = 0
     unsettled: list[StepInFlight] = dataclasses.field(default_factory=list)
-    flushed_at: float = 0.0
+    reported_at: float = 0.0
+    seen_grant: int = 0
+    report_step: int = 0
+    """More than half of the grant is used after this step."""
 
-    def is_due(self, now: float) -> bool:
-        return len(self.unsettled) >= FLUSH_STEPS or now - self.flushed_at > FLUSH_SECONDS
+    def is_report_due(self, now: float) -> bool:
+        if self.control.granted != self.seen_grant:
+            self.seen_grant = self.control.granted
+            self.report_step = (self.applied + self.seen_grant) // 2 + 1
+        return self.applied == self.report_step or now - self.reported_at > REPORT_SECONDS
 
 
 def _prefetcher(

@@ -9,12 +9,20 @@ ever held.
 from __future__ import annotations
 
 import dataclasses
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 
 WINDOW_STEPS = 64
-"""Steps granted ahead. At a trivial 60 us a step half of it covers 2 ms, four control round trips
-(0.5 ms each, measured); at PaLM's 17 s it is 18 minutes in which the controller may be away."""
+"""Steps granted ahead at least. At PaLM's 17 s a step it is 18 minutes in which the controller may
+be away."""
+
+WINDOW_SECONDS = 0.25
+"""Time granted ahead at least: half of it is some hundred control round trips (0.5-1 ms each,
+measured), and hosts of fast steps report a few times a second instead of every 32 steps."""
+
+MAX_WINDOW_STEPS = 8192
+"""Bounds what a host keeps of steps it has not reported."""
 
 RECENT_STEPS = 32
 """Steps behind the throughput and step time shown: long enough for p95, short enough to follow."""
@@ -143,11 +151,17 @@ def report(
 def extend(progress: Progress) -> Progress | None:
     """A longer window once the slowest pod has used half of the present one; None when not yet."""
     slowest = min(progress.applied.values())
-    if progress.granted >= progress.target_steps:
+    window = _window_steps(progress)
+    if progress.granted >= progress.target_steps or progress.granted - slowest > window // 2:
         return None
-    if progress.granted - slowest > WINDOW_STEPS // 2:
-        return None
-    return dataclasses.replace(progress, granted=min(slowest + WINDOW_STEPS, progress.target_steps))
+    return dataclasses.replace(progress, granted=min(slowest + window, progress.target_steps))
+
+
+def _window_steps(progress: Progress) -> int:
+    seconds = progress.step_seconds
+    if not seconds:
+        return WINDOW_STEPS
+    return min(max(WINDOW_STEPS, math.ceil(WINDOW_SECONDS / seconds)), MAX_WINDOW_STEPS)
 
 
 def _merge_all(

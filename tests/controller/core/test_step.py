@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controller.core import step
-from controller.core.step import RECENT_STEPS, WINDOW_STEPS, Progress
+from controller.core.step import MAX_WINDOW_STEPS, RECENT_STEPS, WINDOW_STEPS, Progress
 from tests.controller.core.world import record
 
 
@@ -120,6 +120,17 @@ def test_window_grows_when_half_of_it_is_used(
     progress = Progress(target, granted, applied={"a": applied, "b": applied + 1})
     extended = step.extend(progress)
     assert (extended.granted if extended else None) == longer
+
+
+@pytest.mark.parametrize(
+    ("seconds", "window"),
+    [(10.0, WINDOW_STEPS), (1e-3, 250), (1e-9, MAX_WINDOW_STEPS), (0.0, WINDOW_STEPS)],
+)
+def test_window_of_fast_steps_lasts_a_quarter_of_a_second(seconds: float, window: int) -> None:
+    recent = (record(1, seconds=seconds),)
+    extended = step.extend(Progress(10**6, 0, applied={"a": 0}, recent=recent))
+    assert extended is not None
+    assert extended.granted == window
 
 
 @given(st.integers(1, 150), st.integers(0, 2**32))
