@@ -1,10 +1,10 @@
-# Six verbs. `make demo` and `make test` need only Python >= 3.11, make and the package registries.
+# `make demo` and `make test` need only Python >= 3.11, make and the package registries.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := benchmarks controller landbridge model protos workers
 
-.PHONY: demo test check fix bench protos soak lock clean
+.PHONY: demo test check fix bench protos lock clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m landbridge.demo
@@ -33,10 +33,6 @@ bench: $(VENV)/.full
 
 protos: $(VENV)/.full
 	$(BIN)/python protos/generate.py
-
-# Long chaos and soak runs, left out of `make test`.
-soak: $(VENV)/.full
-	$(BIN)/python -m pytest -m soak
 
 lock:
 	uv pip compile --quiet --universal --no-emit-index-url --all-extras pyproject.toml -o requirements.lock

@@ -8,6 +8,7 @@ import contextlib
 import logging
 import pathlib
 import signal
+import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -173,6 +174,15 @@ class _Server(uvicorn.Server):
         yield
 
 
+def _listen(address: Address) -> socket.socket:
+    """A listening socket, so that nobody who reads the ready line is refused."""
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    try:
+        return socket.create_server((address.host, address.port), family=family)
+    except OSError as error:
+        raise OSError(f"cannot listen on {address}: {error.strerror}") from error
+
+
 @contextlib.asynccontextmanager
 async def _http(
     app: Callable[..., object], config: ControllerConfig
@@ -185,8 +195,7 @@ async def _http(
             timeout_graceful_shutdown=int(STREAM_GRACE_SECONDS),
         )
     )
-    bound = uvicorn.Config(app, host=config.http.host, port=config.http.port, log_config=None)
-    sock = bound.bind_socket()
+    sock = _listen(config.http)
     task = asyncio.create_task(server.serve(sockets=[sock]))
     try:
         yield Address(config.http.host, sock.getsockname()[1]), task

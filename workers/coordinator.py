@@ -28,11 +28,15 @@ class ReservedPort:
         self._socket.close()
 
 
-def join_pod(coordinator: str, num_hosts: int, host_index: int) -> None:
-    """Initialise jax.distributed; blocks until all hosts of the pod have joined."""
+def join_pod(coordinator: str, bind: str | None, num_hosts: int, host_index: int) -> None:
+    """Initialise jax.distributed; blocks until all hosts of the pod have joined.
+
+    `bind` is where the lead's coordinator listens; jax would take all interfaces.
+    """
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(
         coordinator_address=coordinator,
+        coordinator_bind_address=bind,
         num_processes=num_hosts,
         process_id=host_index,
         initialization_timeout=INITIALISE_TIMEOUT_SECONDS,

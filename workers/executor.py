@@ -46,8 +46,8 @@ from workers.training import StepInFlight, Training
 logger = logging.getLogger(__name__)
 
 REPORT_SECONDS = 0.1
-"""Steps are reported this late at most, slow ones one by one; and when half of what was granted is
-used, so that the controller can grant more before the rest is."""
+"""Steps are reported once the last report is this old, so slow ones one by one; and when half of
+what was granted is used, so that the controller can grant more before the rest is."""
 
 _MESSAGE_LINES = 8
 _MESSAGE_CHARS = 2000
@@ -165,7 +165,12 @@ class Executor:
         run.phase = Phase.COMPILE
         run.fields = program.record_fields
         batches = _prefetcher(order, program, dataset)
-        run.training = Training(order, program, batches, self._exchange, self._agreement)
+        try:
+            run.training = Training(order, program, batches, self._exchange, self._agreement)
+        except BaseException:
+            if batches is not None:
+                batches.close()
+            raise
         steps = 0
         if dataset is not None:
             per_epoch = epoch_steps(dataset.num_sequences, order.num_slots * program.microbatch)

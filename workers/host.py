@@ -35,6 +35,15 @@ CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", 16 << 20),
 )
 
+_FINAL_CODES = frozenset(
+    {
+        grpc.StatusCode.UNAUTHENTICATED,
+        grpc.StatusCode.FAILED_PRECONDITION,
+        grpc.StatusCode.INVALID_ARGUMENT,
+    }
+)
+"""The controller's word that dialling again will not help; everything else may be the network."""
+
 REDIAL_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0)
 REDIAL_LIMIT_SECONDS = 600.0
 """A host that finds no controller for ten minutes is an orphan and ends."""
@@ -85,17 +94,21 @@ class Host:
         clock = asyncio.get_running_loop().time
         attempt, lost_at = 0, clock()
         while clock() - lost_at < REDIAL_LIMIT_SECONDS:
+            has_answered = False
             try:
                 async with grpc.aio.insecure_channel(self._controller, CHANNEL_OPTIONS) as channel:
                     async for command in self._attach(channel):
-                        attempt, lost_at = 0, clock()
+                        has_answered = True
                         if command.HasField("dismiss"):
                             logger.warning("dismissed: %s", command.dismiss.reason)
                             return
                         await self._obey(command, channel)
             except grpc.aio.AioRpcError as error:
-                if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                if error.code() in _FINAL_CODES:
                     raise
+                logger.warning("the controller is out of reach: %s", error.details())
+            if has_answered:
+                attempt, lost_at = 0, clock()
             self._executor.stop_all("the controller is out of reach")
             delay = REDIAL_SECONDS[min(attempt, len(REDIAL_SECONDS) - 1)]
             attempt += 1
@@ -163,12 +176,14 @@ class Host:
     async def _fetch_and_prepare(self, order: JobOrder, channel: grpc.aio.Channel) -> None:
         try:
             bundle = await self._fetch(order.bundle_digest, channel)
-        except grpc.aio.AioRpcError as error:
-            message = f"bundle {order.bundle_digest} cannot be fetched: {error.details()}"
+            self._executor.prepare(order, bundle)
+        except Exception as error:
+            # Whatever it is, a job that is waited for must hear of it.
+            logger.exception("%s cannot be prepared", order.assignment.job)
+            detail = error.details() if isinstance(error, grpc.aio.AioRpcError) else error
+            message = f"bundle {order.bundle_digest} cannot be fetched: {detail}"
             self.report(Faulted(order.assignment, Phase.FETCH, 0, message))
             self.report(Released(order.assignment, 0))
-            return
-        self._executor.prepare(order, bundle)
 
     async def _fetch(self, digest: str, channel: grpc.aio.Channel) -> bytes:
         stub = program_pb2_grpc.ProgramServiceStub(channel)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 import os
 import pathlib
@@ -33,6 +34,7 @@ STOP_GRACE_SECONDS = 2.0
 def serve(config: WorkerConfig) -> int:
     """Run one host; returns the exit status. Raises OSError and ValueError for a bad
     configuration."""
+    _check(config)
     _configure_logging(config)
     _bind_cores(config.cpus)
     _set_up_jax(config)
@@ -49,7 +51,7 @@ class _Worker:
     def __init__(self, config: WorkerConfig) -> None:
         self._config = config
         lead = StepAgreement(config.hosts, self._on_refused) if self._is_lead_of_many else None
-        self._exchange = GrpcExchange(config.listen, _emulator(config), lead)
+        self._exchange = GrpcExchange(config.listen, _emulator(config), lead, config.join_token)
         self._executor = Executor(self._exchange, lead or SoleAgreement(), self._report)
         self._reserved: coordinator.ReservedPort | None = None
         if lead is not None:
@@ -97,10 +99,15 @@ class _Worker:
         if config.hosts > 1 and self._joined != order.coordinator_address:
             if self._joined:
                 raise RuntimeError(f"this process belongs to the pod at {self._joined}")
-            coordinator.join_pod(order.coordinator_address, config.hosts, config.host_index)
+            bind = None
+            if self._reserved is not None:
+                bind = f"{_host_of(config.listen)}:{self._reserved.port}"
+            coordinator.join_pod(order.coordinator_address, bind, config.hosts, config.host_index)
             self._joined = order.coordinator_address
             if not self._is_lead_of_many:
-                remote = RemoteAgreement(order.lead_link_address, config.host_index)
+                remote = RemoteAgreement(
+                    order.lead_link_address, config.host_index, config.join_token
+                )
                 self._executor.use_agreement(remote)
         return telemetry.inventory()
 
@@ -119,6 +126,27 @@ class _Worker:
             coordinator_address=f"{host}:{self._reserved.port}" if self._reserved else "",
             join_token=config.join_token,
         )
+
+
+def _check(config: WorkerConfig) -> None:
+    """Refuse what would leave the link open to everybody, or peers without an address to dial."""
+    host = _host_of(config.listen)
+    if host in ("0.0.0.0", "[::]", "") and not config.advertise:
+        raise ValueError(
+            f"--listen {config.listen} is no address that peers can dial; add --advertise HOST:PORT"
+        )
+    if not _is_loopback(host) and not config.join_token:
+        raise ValueError(
+            f"--listen {config.listen} is reachable from other machines and no join token is set; "
+            "set LANDBRIDGE_JOIN_TOKEN or listen on 127.0.0.1"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _emulator(config: WorkerConfig) -> LinkEmulator | None:
@@ -141,10 +169,11 @@ def _bind_cores(cpus: tuple[int, ...]) -> None:
 
 def _set_up_jax(config: WorkerConfig) -> None:
     """Before any backend exists."""
+    # XLA's CPU backend splits large sums by the size of its thread pool, and bits must not depend
+    # on how many cores a pod happens to get. With 1 the pool has a thread per CPU device;
+    # accelerators do not look at it.
+    os.environ["NPROC"] = "1"
     if config.devices is not None:
-        # XLA's CPU backend splits large sums by the size of its thread pool, and bits must not
-        # depend on how many cores a pod happens to get. With 1 the pool has a thread per device.
-        os.environ["NPROC"] = "1"
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", config.devices)
     # It would take SIGTERM away from us, and a worker must end when it is told to.

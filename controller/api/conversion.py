@@ -25,7 +25,8 @@ def job_spec(spec: Spec, text: str) -> JobSpec:
         "model": normalised["model"],
         "train": {key: train[key] for key in ("microbatch", "sequence_length", "optimizer")},
         "mesh": mesh,
-        "name": spec.name,
+        # Of the program, not of the job: two jobs of one kind share a bundle.
+        "name": "palm",
     }
     return JobSpec(
         name=spec.name,

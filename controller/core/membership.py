@@ -79,10 +79,10 @@ def job_faulted(turn: Turn, event: events.JobFaulted, _policy: LivenessPolicy) -
         return
     where = f"{event.host} at step {event.step}" if event.step else f"{event.host}"
     reason = Reason(_FAULT_CODES[event.phase], f"{where}: {event.message}")
-    if not event.suspect_pod:
+    if not _may_be_anothers(turn.pods[event.host.pod], event):
         fail(turn, job, reason)
     elif job.suspicion is None:
-        entry = Entry("job.link_fault", reason.message, job.id, event.suspect_pod)
+        entry = Entry("job.suspected", reason.message, job.id, event.suspect_pod or event.host.pod)
         turn.put_job(_suspected(turn, job, reason), entry)
 
 
@@ -132,6 +132,13 @@ def _start_waiting_anew(turn: Turn, reason: str) -> None:
             turn.put_pod(dataclasses.replace(pod, releasing_since=turn.now))
         for host in pod.hosts.values():
             turn.put_host(dataclasses.replace(host, last_heard=turn.now))
+
+
+def _may_be_anothers(pod: Pod, event: events.JobFaulted) -> bool:
+    """Whether the fault may only echo the end of another host: of a peer on the link, or of a
+    neighbour in the pod, whose collectives break when it dies."""
+    in_lockstep = event.phase in ("compute", "exchange")
+    return bool(event.suspect_pod) or (pod.num_hosts > 1 and in_lockstep)
 
 
 def _suspected(turn: Turn, job: Job, reason: Reason) -> Job:

@@ -2,8 +2,8 @@
 
 A step counts when every pod of the gang has applied it. Records of one pod arrive in order; those
 of several pods are held until the slowest has reported. Digests of one step must agree over the
-pods. The pods themselves keep within one step of each other (DESIGN.md section 5), so little is
-ever held.
+pods. The pods themselves keep within one step of each other (docs/design.md, section 7), so little
+is ever held.
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message must be hello")
             raise AssertionError("abort raises")
         hello = first.hello
-        if not hmac.compare_digest(hello.join_token, self._join_token):
+        if not hmac.compare_digest(hello.join_token.encode(), self._join_token.encode()):
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the join token is wrong")
         if hello.protocol_version != codec.PROTOCOL_VERSION:
             await context.abort(
@@ -153,7 +153,7 @@ class ProgramService(program_pb2_grpc.ProgramServiceServicer):
         context: grpc.aio.ServicerContext,
     ) -> AsyncIterator[program_pb2.FetchBundleResponse]:
         shown = dict(context.invocation_metadata() or ()).get("join-token", "")
-        if not hmac.compare_digest(str(shown), self._join_token):
+        if not hmac.compare_digest(str(shown).encode(), self._join_token.encode()):
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the join token is wrong")
         name = request.digest.removeprefix("sha256:")
         path = self._bundles / f"{name}.bundle"

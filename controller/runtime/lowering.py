@@ -1,7 +1,8 @@
 """Has programs lowered: runs `python -m model.lower` with a deadline and keeps what comes out.
 
 The controller imports no jax; the subprocess does. Bundles are cached by the digest of everything
-that decides their bytes: the request, the platform and the versions of the packages that lower.
+that decides their bytes: the request, the platform, the versions of the packages that lower, and
+the sources of model/.
 """
 
 from __future__ import annotations
@@ -67,8 +68,13 @@ class Lowerer:
     async def _lower(self, command: commands.LowerProgram) -> None:
         try:
             program = await self._program(command)
-        except (LoweringError, OSError) as error:
+        except LoweringError as error:
             self._post(events.LoweringFailed(command.assignment, str(error)))
+        except Exception as error:
+            # Whatever it is, a job that holds pods must hear of it.
+            logger.exception("%s cannot be lowered", command.assignment.job)
+            detail = f"{type(error).__name__}: {error}"
+            self._post(events.LoweringFailed(command.assignment, detail))
         else:
             self._post(events.ProgramLowered(command.assignment, program))
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from controller.core import goodput, view
-from controller.core.cluster import Pod, PodState
+from controller.core.cluster import Pod
 from controller.core.job import Job, JobState
 from controller.core.turn import State
 
@@ -114,8 +114,7 @@ def _per_pod(value: Callable[[Pod], float]) -> Callable[[_Snapshot], Samples]:
 
 
 def _is_up(pod: Pod) -> float:
-    complete = len(pod.hosts) == pod.num_hosts
-    return float(pod.state is PodState.READY or (complete and len(pod.inventories) > 0))
+    return float(len(pod.inventories) == pod.num_hosts)
 
 
 def _pod_peaks(s: _Snapshot) -> Samples:

@@ -238,8 +238,8 @@ def _connect_args(url: str) -> dict[str, Any]:
 
 
 def _configure_sqlite(connection: Any, _: Any) -> None:
-    """WAL lets readers go on while the loop writes; NORMAL is safe in WAL except for power loss of
-    the last transactions, which the workers' own records make good."""
+    """WAL lets readers go on while the loop writes. NORMAL survives the death of the process; a
+    loss of power may take the last transactions, and the jobs they were about start over."""
     for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=5000"):
         connection.execute(f"PRAGMA {pragma}")
 

@@ -117,6 +117,20 @@ def test_more_steps_than_the_data_has_fails_the_job_with_both_numbers(
     assert "50" in job["reason"]["message"]
 
 
+def test_killed_host_of_a_pod_of_two_is_named_and_not_its_neighbour(fleet, make_spec):
+    with fleet(pods=2, hosts_per_pod=2) as running:
+        document = make_spec(data=LONG_DATA, train=LONG, placement={"mesh": {"data": 2}})
+        job_id = running.client.submit(document)["id"]
+        running.client.wait(job_id, until=lambda job: job["step"] >= 2, timeout=150)
+        victim = running.pids()["pod-1"][1]
+        os.kill(victim, signal.SIGKILL)
+        job = running.client.wait(job_id, timeout=30)
+        assert job["state"] == "FAILED"
+        assert job["reason"]["code"] == "PodLost", job["reason"]
+        assert f"host 1 of pod-1 (pid {victim})" in job["reason"]["message"]
+        assert len(running.client.wait_for_pods(2, timeout=60)) == 2
+
+
 @pytest.mark.parametrize("hosts_per_pod", [1, 2])
 def test_sigterm_to_up_leaves_no_process_behind(fleet, make_spec, hosts_per_pod):
     with fleet(pods=2, hosts_per_pod=hosts_per_pod) as running:

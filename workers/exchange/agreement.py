@@ -14,7 +14,7 @@ import grpc
 
 from protos import link_pb2, link_pb2_grpc
 from workers.exchange.base import ExchangeAborted, LeadUnreachable, StepKey
-from workers.exchange.channel import CLIENT_OPTIONS
+from workers.exchange.channel import CLIENT_OPTIONS, TOKEN_KEY
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +189,8 @@ class StepAgreement:
 class RemoteAgreement:
     """The side of the hosts that are not the lead: asks it, one call per step."""
 
-    def __init__(self, lead_address: str, host_index: int) -> None:
+    def __init__(self, lead_address: str, host_index: int, join_token: str = "") -> None:
+        self._metadata = ((TOKEN_KEY, join_token),)
         self._lead_address = lead_address
         self._host_index = host_index
         self._lock = threading.Lock()
@@ -250,5 +251,6 @@ class RemoteAgreement:
                 step=key.step,
                 host_index=self._host_index,
                 holds_all=holds_all,
-            )
+            ),
+            metadata=self._metadata,
         )

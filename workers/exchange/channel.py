@@ -40,3 +40,6 @@ SERVER_OPTIONS: list[tuple[str, Any]] = [
     # Two workers given the same port must not share it silently.
     ("grpc.so_reuseport", 0),
 ]
+
+# Metadata of every call: the secret that admits a host to the fleet, empty on loopback.
+TOKEN_KEY = "join-token"

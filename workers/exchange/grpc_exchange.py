@@ -58,11 +58,13 @@ class GrpcExchange:
         listen: str,
         emulator: LinkEmulator | None = None,
         agreement: StepAgreement | None = None,
+        join_token: str = "",
     ) -> None:
         """listen is host:port, port 0 takes a free one; agreement is given at the lead of a pod of
-        several hosts. Raises OSError when the address cannot be bound."""
+        several hosts; join_token is shown to peers and asked of them. Raises OSError when the
+        address cannot be bound."""
         self._inbox = Inbox()
-        self._link = Link(emulator)
+        self._link = Link(emulator, join_token)
         self._agreement = agreement
         self._lock = threading.Lock()
         self._sending: dict[tuple[str, int], _Sending] = {}
@@ -146,7 +148,7 @@ class GrpcExchange:
             self._handlers, options=SERVER_OPTIONS, maximum_concurrent_rpcs=_MAX_CALLS
         )
         link_pb2_grpc.add_LinkServiceServicer_to_server(
-            LinkServicer(self._inbox, self._agreement), server
+            LinkServicer(self._inbox, self._agreement, self._link.join_token), server
         )
         status = health.HealthServicer()
         for service in ("", link_pb2.DESCRIPTOR.services_by_name["LinkService"].full_name):

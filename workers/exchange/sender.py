@@ -15,7 +15,7 @@ import grpc
 
 from protos import link_pb2
 from workers.exchange.base import Traffic
-from workers.exchange.channel import CLIENT_OPTIONS
+from workers.exchange.channel import CLIENT_OPTIONS, TOKEN_KEY
 from workers.exchange.emulator import LinkEmulator
 from workers.exchange.outbox import Outbox
 
@@ -56,6 +56,7 @@ class Link:
     """What all streams of a host share."""
 
     emulator: LinkEmulator | None
+    join_token: str = field(default="", repr=False)
     meter: TrafficMeter = field(default_factory=TrafficMeter)
 
 
@@ -99,7 +100,8 @@ class PeerStream:
         stream, num_resent = self._outbox.open_stream(self._peer.member_index, self._newest_step())
         if num_resent:
             self._link.meter.add(self._peer.pod, retries=num_resent)
-        call = self._send.future(self._frames(stream), wait_for_ready=True)
+        metadata = ((TOKEN_KEY, self._link.join_token),)
+        call = self._send.future(self._frames(stream), wait_for_ready=True, metadata=metadata)
         call.add_done_callback(self._on_done)
         return call
 

@@ -13,7 +13,8 @@ from typing import TypeAlias
 Process: TypeAlias = asyncio.subprocess.Process
 
 TERM_GRACE_SECONDS = 3.0
-"""jax.distributed takes SIGTERM for itself, so some processes only leave for SIGKILL."""
+"""A worker leaves its job at the next step boundary; one in a long step or in the compiler does not
+get there, and is killed."""
 
 RESTART_DELAYS_SECONDS = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Before the first, second, ... restart in a row; a pod that lived a minute starts over at 0."""

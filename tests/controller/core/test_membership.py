@@ -217,7 +217,7 @@ def _suspect(world: World, host: str, peer: str) -> None:
 def test_link_fault_waits_for_the_peer_to_explain_it() -> None:
     world = _running()
     _suspect(world, "pod-0", "pod-1")
-    assert world.job().state is JobState.RUNNING and world.noted() == ["job.link_fault"]
+    assert world.job().state is JobState.RUNNING and world.noted() == ["job.suspected"]
     world.happens(events.HostDetached(ref("pod-1"), "gone"))
     assert world.job().reason.code == "PodLost" and "pod-1" in world.job().reason.message
 
