@@ -86,11 +86,6 @@ class Program:
         self.record_fields: list[str] = manifest["groups"]["record"][0]["fields"]
 
     @property
-    def sequence_length(self) -> int | None:
-        """Tokens of a sequence; None when the program takes no data."""
-        return self.groups["batch"][0].shape[1] if self.groups.get("batch") else None
-
-    @property
     def microbatch(self) -> int:
         return self.groups["batch"][0].shape[0] if self.groups.get("batch") else 0
 
