@@ -223,6 +223,7 @@ class Executor:
             records = [step.settle() for step in run.unsettled]
             self._report(Applied(run.order.assignment, run.fields, records))
             run.unsettled = []
+        run.reported = run.applied
         run.reported_at = time.perf_counter()
 
     def _let_go(self, run: _Run) -> None:
@@ -257,16 +258,17 @@ class _Run:
     fields: list[str] = dataclasses.field(default_factory=list)
     applied: int = 0
     unsettled: list[StepInFlight] = dataclasses.field(default_factory=list)
+    reported: int = 0
     reported_at: float = 0.0
-    seen_grant: int = 0
-    report_step: int = 0
-    """More than half of the grant is used after this step."""
+    answered: int = 0
+    """The grant that the last report at half of one was about."""
 
     def is_report_due(self, now: float) -> bool:
-        if self.control.granted != self.seen_grant:
-            self.seen_grant = self.control.granted
-            self.report_step = (self.applied + self.seen_grant) // 2 + 1
-        return self.applied == self.report_step or now - self.reported_at > REPORT_SECONDS
+        granted = self.control.granted
+        if granted != self.answered and 2 * self.applied >= self.reported + granted:
+            self.answered = granted
+            return True
+        return now - self.reported_at > REPORT_SECONDS
 
 
 def _prefetcher(
