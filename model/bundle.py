@@ -20,8 +20,9 @@ from typing import Any
 import jax
 from jax import export
 
+from model.layout import MESH_AXES
 from model.program import Component, Group, Program
-from model.sharding import MESH_AXES, abstract_mesh, named_sharding
+from model.sharding import abstract_mesh, named_sharding
 
 FORMAT = "landbridge.bundle/1"
 _FACTS = (

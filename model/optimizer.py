@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import optax
 
 from model.config import AdafactorConfig, AdamWConfig, OptimizerConfig
-from model.palm import STACKED_PREFIX, Parameters
+from model.palm import Parameters
+from model.shapes import STACKED_PREFIX
 
 
 class Optimizer(NamedTuple):

@@ -11,7 +11,7 @@ under `layers/`).
 
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,20 +20,10 @@ from jax.sharding import AbstractMesh
 
 from model.config import ModelConfig
 from model.layers import Block, Norm, rotary_table
+from model.shapes import STACKED_PREFIX, ParameterInfo
 from model.sharding import constrain
 
-# Parameters under this prefix have the layers as their leading dim.
-STACKED_PREFIX = "layers/"
-
 Parameters = dict[str, jax.Array]
-
-
-class ParameterInfo(NamedTuple):
-    """Shape, dtype and logical axes of one parameter."""
-
-    shape: tuple[int, ...]
-    dtype: str
-    logical_axes: tuple[str | None, ...]
 
 
 class Palm(nnx.Module):

@@ -16,10 +16,11 @@ import optax
 
 from model import digest, flops, palm
 from model.config import ModelConfig, OptimizerConfig, SlotConfig
+from model.layout import dim_spec
 from model.loss import token_losses
 from model.optimizer import build_optimizer
 from model.program import Buffer, Component, Group, Program
-from model.sharding import abstract_mesh, dim_spec
+from model.sharding import abstract_mesh
 
 _METRICS = ("loss", "weight", "z_loss")
 _RECORD = ("loss", "grad_norm", "learning_rate")

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from model.sharding import DimSpec
+from model.layout import DimSpec
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

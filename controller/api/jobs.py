@@ -17,9 +17,9 @@ from controller.api.answers import json_response
 from controller.api.context import ApiContext, Context
 from controller.api.problems import RESPONSES, ApiProblem, no_such_job
 from controller.core import view
-from controller.core.errors import UnknownJob
-from controller.core.events import CancelRequested
-from controller.core.job import FINAL_STATES, JobState
+from controller.core.errors import JobIsLive, UnknownJob
+from controller.core.events import CancelRequested, DeleteRequested
+from controller.core.job import JobState
 from controller.runtime.store import InvalidPageToken, JobQuery
 
 router = APIRouter(tags=["jobs"], responses=RESPONSES)
@@ -101,13 +101,13 @@ async def cancel_job(job_id: str, context: Context) -> Response:
 
 
 @router.delete("/jobs/{job_id}", operation_id="deleteJob", status_code=204)
-def delete_job(job_id: str, context: Context) -> Response:
+async def delete_job(job_id: str, context: Context) -> Response:
     """Forget a finished job, its steps and its events."""
-    document = job_document(context, job_id)
-    if document["state"] not in FINAL_STATES:
-        detail = f"job {job_id} is {document['state']}; cancel it first"
-        raise ApiProblem(409, "job-is-live", detail)
-    context.store.delete_job(job_id)
+    await asyncio.to_thread(job_document, context, job_id)
+    try:
+        await context.loop.ask(DeleteRequested(job_id))
+    except JobIsLive as error:
+        raise ApiProblem(409, "job-is-live", str(error)) from None
     context.forget_job(job_id)
     return Response(status_code=204)
 

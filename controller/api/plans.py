@@ -24,5 +24,7 @@ async def validate_job(request: Request, context: Context) -> Response:
 
 @router.post("/jobs:plan", operation_id="planJob", openapi_extra=SPEC_BODY)
 async def plan_job(request: Request, context: Context) -> Response:
-    """What the job would be: parameters, FLOPs per token, what else is known. Nothing starts."""
-    return await validate_job(request, context)
+    """What the job would need and how fast it would be, on the pods there are or on what the spec's
+    `assume` says. Nothing starts; what this version cannot run yet is planned with a warning."""
+    submission = await submissions.read(request, context, refuse_unavailable=False)
+    return json_response(plan_document(submission.spec, context.loop.state.pods.values()))

@@ -164,9 +164,15 @@ class Assume(Section):
     """What a plan takes for granted where no pod has said it."""
 
     device: str | None = None
+    """An accelerator by name, such as tpu-v4; without it, the devices of the pods there are."""
     link_bytes_per_second: Annotated[float, Field(gt=0)] | None = None
+    """What one host sends to its peers in the other pods."""
     mfu: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Of a pod while it computes."""
     tokens_per_second: Annotated[float, Field(gt=0)] | None = None
+    """Of the whole job, the link included; wins over `mfu`."""
+    tokens: Annotated[float, Field(gt=0)] | None = None
+    """To train on; without it, those of train.steps."""
 
 
 class Spec(Section):

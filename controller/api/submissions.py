@@ -64,7 +64,9 @@ class KeysUnderWay:
             self._keys.discard(key)
 
 
-async def read(request: Request, context: ApiContext) -> Submission:
+async def read(
+    request: Request, context: ApiContext, *, refuse_unavailable: bool = True
+) -> Submission:
     """The specification in the body; raises ApiProblem with everything wrong with it."""
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     parser = _PARSERS.get(content_type)
@@ -74,7 +76,11 @@ async def read(request: Request, context: ApiContext) -> Submission:
     body = await request.body()
     text = _decoded(body)
     spec = await asyncio.to_thread(
-        validate, text, parser, check_data_paths=context.check_data_paths
+        validate,
+        text,
+        parser,
+        check_data_paths=context.check_data_paths,
+        refuse_unavailable=refuse_unavailable,
     )
     return Submission(spec, text, hashlib.sha256(body).hexdigest())
 

@@ -23,7 +23,13 @@ BYTE_TOKENS = 257
 """256 bytes and the end of a document."""
 
 
-def validate(text: str, parse: Callable[[str], Parsed], *, check_data_paths: bool) -> Spec:
+def validate(
+    text: str,
+    parse: Callable[[str], Parsed],
+    *,
+    check_data_paths: bool,
+    refuse_unavailable: bool = True,
+) -> Spec:
     """The specification in the text; raises ApiProblem with all errors."""
     try:
         parsed = parse(text)
@@ -34,7 +40,7 @@ def validate(text: str, parse: Callable[[str], Parsed], *, check_data_paths: boo
     if isinstance(parsed.value, dict):
         found = [
             *found,
-            *unavailable(parsed.value),
+            *(unavailable(parsed.value) if refuse_unavailable else ()),
             *_model_problems(parsed.value),
             *_relations(parsed.value),
         ]

@@ -10,9 +10,10 @@ from jax import export
 
 from model import bundle
 from model.config import AdafactorConfig, SlotConfig
+from model.layout import MESH_AXES
 from model.palm_program import palm_program
 from model.program import Buffer, Component, Program
-from model.sharding import MESH_AXES, named_sharding
+from model.sharding import named_sharding
 
 
 def unpack(content):

@@ -4,8 +4,9 @@ import pytest
 from jax.sharding import AxisType
 
 from model.config import AdafactorConfig, SlotConfig
+from model.layout import MESH_AXES, dim_spec
 from model.palm_program import palm_program
-from model.sharding import MESH_AXES, dim_spec, named_sharding
+from model.sharding import named_sharding
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,108 @@
+"""Bytes per device of one training job, by arithmetic.
+
+State is counted exactly, array by array, as model.layout places it. Activations are counted from
+what the backward pass keeps under each remat policy plus what one layer needs while it is worked
+on; tests hold the sum within a fifth of what XLA's compiler plans for palm-tiny. Where the exact
+answer matters, compile.
+
+Symbols: D model dim, F feed-forward, H heads, K head dim, L sequence length, V vocabulary; the mesh
+splits heads, feed-forward and vocabulary `model` ways and sequences `data` ways.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+
+from model.config import MeshConfig, ModelConfig, SlotConfig
+from model.layout import MESH_AXES, dim_spec
+from model.shapes import STACKED_PREFIX, ParameterInfo, parameter_shapes
+
+ITEM_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
+
+OPTIMIZER_MOMENTS = 2
+"""Both optimizers keep two float32 moments for every parameter."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DeviceBytes:
+    """What one device holds at the moment it holds most."""
+
+    params: int
+    optimizer: int
+    gradients: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        return self.params + self.optimizer + self.gradients + self.activations
+
+
+def device_bytes(
+    model: ModelConfig, slot: SlotConfig, mesh: MeshConfig, *, sums_slots: bool
+) -> DeviceBytes:
+    """The need of one device. `sums_slots`: a second gradient is there while slots are added."""
+    elements = shard_elements(model, mesh)
+    item = ITEM_BYTES[model.param_dtype]
+    return DeviceBytes(
+        params=elements * item,
+        optimizer=OPTIMIZER_MOMENTS * elements * 4,
+        gradients=(2 if sums_slots else 1) * elements * item,
+        activations=_activation_bytes(model, slot, mesh),
+    )
+
+
+def shard_elements(model: ModelConfig, mesh: MeshConfig) -> int:
+    """Trained numbers that one device holds."""
+    return sum(
+        math.prod(_shard_shape(info, mesh.shape)) for info in parameter_shapes(model).values()
+    )
+
+
+def _shard_shape(info: ParameterInfo, mesh_shape: tuple[int, int]) -> Iterator[int]:
+    ways: dict[str, int] = dict(zip(MESH_AXES, mesh_shape, strict=True))
+    spec = dim_spec(info.logical_axes, info.shape, mesh_shape)
+    for size, axes in zip(info.shape, spec, strict=True):
+        yield size // math.prod(ways[axis] for axis in axes or ())
+
+
+def _activation_bytes(model: ModelConfig, slot: SlotConfig, mesh: MeshConfig) -> int:
+    item = ITEM_BYTES[model.compute_dtype]
+    tokens = slot.microbatch * slot.sequence_length / mesh.data
+    kept = tokens * item * _kept_per_token(model, model.remat, slot.sequence_length, mesh)
+    layer = tokens * item * _layer_per_token(model, slot.sequence_length, mesh)
+    # Logits and their gradient in the compute dtype, and the softmax in float32.
+    logits = tokens * (model.vocab_size / mesh.model) * (2 * item + 4)
+    gathered = _gathered_bytes(model, mesh) if mesh.data > 1 else 0
+    return round(model.num_layers * kept + max(layer, logits) + gathered)
+
+
+def _kept_per_token(model: ModelConfig, remat: str, length: int, mesh: MeshConfig) -> float:
+    """Numbers a layer keeps for its backward pass."""
+    if remat == "full":
+        # One fully sharded activation per layer (PaLM, section 4).
+        return model.model_dim / mesh.model
+    heads = model.num_heads * model.head_dim / mesh.model
+    feed_forward = model.mlp_dim / mesh.model
+    # The norm and its input; queries and attended values; key and value; gate, up, their product.
+    kept = 2 * model.model_dim + 2 * heads + 2 * model.head_dim + 3 * feed_forward
+    if remat == "none":
+        # Attention weights and the scaled queries they came from.
+        kept += model.num_heads / mesh.model * length + heads
+    return kept
+
+
+def _layer_per_token(model: ModelConfig, length: int, mesh: MeshConfig) -> float:
+    """Numbers of the layer that is worked on: all it may keep, and gradients of scores and MLP."""
+    everything = _kept_per_token(model, "none", length, mesh)
+    return everything + (model.num_heads * length + 2 * model.mlp_dim) / mesh.model
+
+
+def _gathered_bytes(model: ModelConfig, mesh: MeshConfig) -> float:
+    """A layer's parameters gathered over `data` to be used, and its whole gradients."""
+    layers = [
+        info for name, info in parameter_shapes(model).items() if name.startswith(STACKED_PREFIX)
+    ]
+    whole = sum(math.prod(_shard_shape(info, (1, mesh.model))) for info in layers)
+    return 2 * ITEM_BYTES[model.compute_dtype] * whole / model.num_layers

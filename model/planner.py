@@ -1,0 +1,179 @@
+"""What a run will need and how fast it will be, by arithmetic, before any accelerator is there.
+
+Follows PaLM: model FLOPs per token are 6N + 12LHQT and utilisation is of model FLOPs (appendix B);
+in a pod everything is one program, and between pods each host sends its share of the gradients to
+the host of the same index (section 4), after the backward pass, so the whole transfer is exposed.
+Weak scaling is the speed against one pod with its share of the batch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from model import flops
+from model.config import MeshConfig, ModelConfig, SlotConfig
+from model.memory import ITEM_BYTES, OPTIMIZER_MOMENTS, DeviceBytes, device_bytes
+
+NUM_METRICS = 3
+"""float32 sums that travel with the gradients of every slot: loss, weight, z-loss."""
+
+SlotRange = tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What runs where. `slots` has the slot range [first, end) of every pod."""
+
+    model: ModelConfig
+    slot: SlotConfig
+    mesh: MeshConfig
+    slots: Sequence[SlotRange]
+    hosts_per_pod: int = 1
+    link_dtype: str = "float32"
+
+    @property
+    def num_slots(self) -> int:
+        return self.slots[-1][1]
+
+    @property
+    def tokens_per_slot(self) -> int:
+        return self.slot.microbatch * self.slot.sequence_length
+
+    @property
+    def devices_per_pod(self) -> int:
+        return self.mesh.data * self.mesh.model
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Assumptions:
+    """What arithmetic cannot know; None is unknown.
+
+    `mfu` is that of a pod while it computes; `tokens_per_second` is the whole job's, the link
+    included, and wins over `mfu`. `link_bytes_per_second` is what one host sends to its peers.
+    """
+
+    peak_flops_per_second: float | None = None
+    """Of one device, in the compute dtype."""
+    link_bytes_per_second: float | None = None
+    mfu: float | None = None
+    tokens_per_second: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Speed:
+    """Seconds of a step, and what follows from them; None is unknown."""
+
+    step_seconds: float | None
+    exposed_seconds: float | None
+    tokens_per_second: float | None
+    mfu: float | None
+    hfu: float | None
+    weak_scaling: float | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The numbers of one job."""
+
+    parameters: int
+    model_flops_per_token: int
+    hardware_flops_per_token: int
+    bytes_per_device: DeviceBytes
+    link_bytes_per_host_per_step: int
+    """Sent by the busiest host, to all its peers together."""
+    checkpoint_bytes: int
+    speed: Speed
+
+
+def plan(job: Job, assumptions: Assumptions) -> Plan:
+    """The plan of a job whose configurations passed model.config.problems."""
+    length = job.slot.sequence_length
+    most_slots = max(end - first for first, end in job.slots)
+    numbers = flops.parameter_count(job.model) + flops.norm_scale_count(job.model)
+    moments = OPTIMIZER_MOMENTS * 4
+    return Plan(
+        parameters=flops.parameter_count(job.model),
+        model_flops_per_token=flops.model_flops_per_token(job.model, length),
+        hardware_flops_per_token=flops.hardware_flops_per_token(job.model, length),
+        bytes_per_device=device_bytes(
+            job.model, job.slot, job.mesh, sums_slots=most_slots > 1 or len(job.slots) > 1
+        ),
+        link_bytes_per_host_per_step=link_bytes_per_host(job),
+        checkpoint_bytes=numbers * (ITEM_BYTES[job.model.param_dtype] + moments),
+        speed=_speed(job, assumptions),
+    )
+
+
+def link_bytes_per_host(job: Job) -> int:
+    """Bytes the busiest host of the gang sends in a step; 0 with one pod.
+
+    A host has 1/hosts of a gradient's bytes and sends one gradient for every part of the slot tree
+    that its pod sums by itself, to each of the other pods.
+    """
+    peers = len(job.slots) - 1
+    numbers = flops.parameter_count(job.model) + flops.norm_scale_count(job.model)
+    gradient = -(-numbers // job.hosts_per_pod) * ITEM_BYTES[job.link_dtype] + NUM_METRICS * 4
+    parts = max(tree_parts(job.num_slots, *slots) for slots in job.slots)
+    return peers * parts * gradient
+
+
+def tree_parts(num_slots: int, first: int, end: int) -> int:
+    """How many maximal nodes of the slot tree lie inside [first, end); 1 for even shares.
+
+    The tree halves [a, b) at a + (b - a + 1) // 2 (docs/design.md, section 2).
+    """
+
+    def count(low: int, high: int) -> int:
+        if high <= first or end <= low:
+            return 0
+        if first <= low and high <= end:
+            return 1
+        middle = low + (high - low + 1) // 2
+        return count(low, middle) + count(middle, high)
+
+    return count(0, num_slots)
+
+
+def days_to_train(tokens: float, tokens_per_second: float) -> float:
+    """Days of undisturbed training."""
+    return tokens / tokens_per_second / 86_400
+
+
+def _speed(job: Job, given: Assumptions) -> Speed:
+    tokens = job.num_slots * job.tokens_per_slot
+    model_flops = flops.model_flops_per_token(job.model, job.slot.sequence_length)
+    hardware_flops = flops.hardware_flops_per_token(job.model, job.slot.sequence_length)
+    exposed = _exposed_seconds(job, given)
+    peak = given.peak_flops_per_second
+    pod_peak = peak * job.devices_per_pod if peak is not None else None
+    step: float | None = None
+    if given.tokens_per_second is not None:
+        step = tokens / given.tokens_per_second
+    elif pod_peak is not None and given.mfu is not None and exposed is not None:
+        most = max(end - first for first, end in job.slots) * job.tokens_per_slot
+        step = most * model_flops / (pod_peak * given.mfu) + exposed
+    rate = tokens / step if step else None
+    mfu = hfu = scaling = None
+    if rate is not None and pod_peak is not None:
+        mfu = rate * model_flops / (pod_peak * len(job.slots))
+        hfu = rate * hardware_flops / (pod_peak * len(job.slots))
+    if step is not None and exposed is not None and exposed < step:
+        scaling = len(job.slots) * (step - exposed) / step
+    return Speed(
+        step_seconds=step,
+        exposed_seconds=exposed,
+        tokens_per_second=rate,
+        mfu=mfu,
+        hfu=hfu,
+        weak_scaling=scaling,
+    )
+
+
+def _exposed_seconds(job: Job, given: Assumptions) -> float | None:
+    """Every host sends and receives at once, so a transfer takes as long as its sending."""
+    if len(job.slots) == 1:
+        return 0.0
+    if given.link_bytes_per_second is None:
+        return None
+    return link_bytes_per_host(job) / given.link_bytes_per_second

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from controller.api.plan import plan_document
+from controller.api.spec import Spec
+from tests.controller.rig import SPEC, Rig
+
+PALM_540B = {
+    **SPEC,
+    "model": {"preset": "palm-540b"},
+    "train": {
+        "steps": 255_000,
+        "global_batch": [[0, 512], [50_000, 1024], [115_000, 2048]],
+        "microbatch": 1024,
+        "sequence_length": 2048,
+    },
+    "placement": {"pods": 2, "mesh": {"data": 256, "model": 12}},
+    "exchange": {"dtype": "bfloat16"},
+    "assume": {"device": "tpu-v4", "tokens_per_second": 238.3e3, "tokens": 780e9},
+}
+
+
+def planned(**changes: Any) -> dict[str, Any]:
+    return plan_document(Spec.model_validate({**PALM_540B, **changes}), [])
+
+
+def codes(plan: dict[str, Any]) -> list[str]:
+    return [warning["code"] for warning in plan["warnings"]]
+
+
+async def test_palm_is_planned_over_rest_though_it_cannot_run_here(controller: Rig) -> None:
+    answer = await controller.http.post("/api/v1/jobs:plan", json=PALM_540B)
+    plan = answer.json()
+    assert answer.status_code == 200, plan
+    assert plan["mfu"] == pytest.approx(0.462, abs=5e-4)
+    assert plan["hfu"] == pytest.approx(0.578, abs=5e-4)
+    assert plan["days"] == pytest.approx(37.9, abs=0.1)
+    assert plan["tokens_per_step"] == 2048 * 2048
+    assert plan["device_memory_bytes"] == 32 << 30
+    assert codes(plan) == ["NotAvailable", "NotAvailable"]
+    refused = await controller.http.post("/api/v1/jobs:validate", json=PALM_540B)
+    assert refused.status_code == 422
+
+
+def test_a_device_nobody_knows_is_named_with_those_that_are_known() -> None:
+    plan = planned(assume={"device": "tpu-v9", "mfu": 0.4})
+    assert codes(plan)[0] == "UnknownDevice"
+    assert "tpu-v4" in plan["warnings"][0]["hint"]
+    assert plan["step_seconds"] is None
+
+
+def test_what_does_not_fit_says_by_how_much_and_what_to_do() -> None:
+    plan = planned(
+        placement={"pods": 2, "mesh": {"data": 8, "model": 12}}, assume={"device": "tpu-v4"}
+    )
+    (warning,) = [w for w in plan["warnings"] if w["code"] == "OutOfMemory"]
+    assert "GiB a device of 32.0 GiB" in warning["message"]
+    assert "remat" in warning["hint"]
+
+
+def test_a_slow_link_is_told_with_its_share_of_the_step() -> None:
+    given = {"device": "tpu-v4", "mfu": 0.474, "link_bytes_per_second": 2e8}
+    plan = planned(assume=given)
+    (warning,) = [w for w in plan["warnings"] if w["code"] == "LinkBound"]
+    assert plan["exposed_seconds"] == pytest.approx(7.0, abs=0.1)
+    assert warning["message"].startswith("29% of a step")
+    assert "LinkBound" not in codes(planned(assume={**given, "link_bytes_per_second": 1e10}))

@@ -1,0 +1,65 @@
+import dataclasses
+
+import jax
+import pytest
+
+from model.config import PRESETS, AdafactorConfig, MeshConfig, ModelConfig, SlotConfig
+from model.memory import device_bytes, shard_elements
+from model.palm_program import palm_program
+
+TINY = PRESETS["palm-tiny"]
+
+
+def compiled_bytes(config: ModelConfig, slot: SlotConfig) -> int:
+    """What XLA plans for forward_backward: parameters, gradients and everything between."""
+    program = palm_program("memory", config, AdafactorConfig(), slot, (1, 1))
+    component = program.components["forward_backward"]
+    inputs = [buffer.abstract for group in component.inputs for buffer in program.groups[group]]
+    analysis = jax.jit(component.function).lower(*inputs).compile().memory_analysis()
+    return (
+        analysis.argument_size_in_bytes
+        + analysis.output_size_in_bytes
+        + analysis.temp_size_in_bytes
+    )
+
+
+@pytest.mark.parametrize("changes", [
+    {"remat": "none"},
+    {"remat": "attention"},
+    {"remat": "full"},
+    {"remat": "full", "vocab_size": 32_768},
+])  # fmt: skip
+def test_the_need_is_within_a_fifth_of_what_the_compiler_plans(changes):
+    config = dataclasses.replace(TINY, **changes)
+    slot = SlotConfig(microbatch=4, sequence_length=256)
+    planned = device_bytes(config, slot, MeshConfig(), sums_slots=False)
+    seen = compiled_bytes(config, slot)
+    assert planned.total - planned.optimizer == pytest.approx(seen, rel=0.2)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("shape", [(1, 1), (2, 2), (256, 12)])
+def test_a_shard_is_what_the_program_places_on_a_device(preset, shape):
+    config = PRESETS[preset]
+    if preset == "palm-tiny" and shape == (256, 12):
+        pytest.skip("four heads are not divided twelve ways")
+    slot = SlotConfig(microbatch=256, sequence_length=8)
+    program = palm_program("memory", config, AdafactorConfig(), slot, shape)
+    ways = {"data": shape[0], "model": shape[1]}
+    elements = 0
+    for buffer in program.groups["params"]:
+        count = 1
+        for size, axes in zip(buffer.shape, buffer.spec, strict=True):
+            for axis in axes or ():
+                size //= ways[axis]
+            count *= size
+        elements += count
+    mesh = MeshConfig(data=shape[0], model=shape[1])
+    assert shard_elements(config, mesh) == elements
+
+
+def test_summing_slots_needs_a_second_gradient():
+    slot = SlotConfig(microbatch=4, sequence_length=256)
+    one, two = (device_bytes(TINY, slot, MeshConfig(), sums_slots=x) for x in (False, True))
+    assert two.gradients == 2 * one.gradients
+    assert two.total - one.total == one.gradients

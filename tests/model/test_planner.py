@@ -1,0 +1,105 @@
+"""The planner against what PaLM published (sections 4 and 4.1, appendix B, table 22)."""
+
+import itertools
+
+import pytest
+
+from model import planner
+from model.config import PRESETS, MeshConfig, SlotConfig
+from model.pipeline import Pipeline, microbatches_for
+from model.planner import Assumptions, Job
+from workers.exchange.tree import maximal_subtrees
+
+V4_PEAK = 275e12
+
+
+def palm_540b(link_dtype: str = "bfloat16") -> Job:
+    """Two pods of 3,072 chips at batch 2048: half of the batch each, one slot."""
+    return Job(
+        model=PRESETS["palm-540b"],
+        slot=SlotConfig(microbatch=1024, sequence_length=2048),
+        mesh=MeshConfig(data=256, model=12),
+        slots=[(0, 1), (1, 2)],
+        hosts_per_pod=768,
+        link_dtype=link_dtype,
+    )
+
+
+def test_the_published_rate_is_the_published_utilisation():
+    given = Assumptions(peak_flops_per_second=V4_PEAK, tokens_per_second=238.3e3)
+    speed = planner.plan(palm_540b(), given).speed
+    assert speed.mfu == pytest.approx(0.462, abs=5e-4)
+    assert speed.hfu == pytest.approx(0.578, abs=5e-4)
+    assert speed.step_seconds == pytest.approx(17.6, abs=0.05)
+    assert speed.exposed_seconds is None
+    assert speed.weak_scaling is None
+
+
+def test_the_link_carries_the_published_gigabytes():
+    sent = planner.link_bytes_per_host(palm_540b())
+    assert sent / (1 << 30) == pytest.approx(1.3, abs=0.05)
+    assert planner.link_bytes_per_host(palm_540b("float32")) == pytest.approx(2 * sent, rel=1e-6)
+
+
+def test_without_overlap_two_pods_are_worth_the_published_1_95():
+    # 3.2 GB/s a host: half of the 81 Tbit/s burst over 1,536 hosts.
+    given = Assumptions(
+        peak_flops_per_second=V4_PEAK, link_bytes_per_second=3.2e9, tokens_per_second=238.3e3
+    )
+    assert planner.plan(palm_540b(), given).speed.weak_scaling == pytest.approx(1.95, abs=5e-3)
+
+
+def test_the_fastest_step_follows_from_utilisation_and_link():
+    given = Assumptions(peak_flops_per_second=V4_PEAK, link_bytes_per_second=3.2e9, mfu=0.474)
+    speed = planner.plan(palm_540b(), given).speed
+    assert speed.tokens_per_second == pytest.approx(238.3e3, rel=5e-3)
+    assert speed.mfu is not None
+    assert speed.mfu < 0.474
+
+
+def test_540b_fits_a_v4_chip():
+    need = planner.plan(palm_540b(), Assumptions()).bytes_per_device
+    assert need.total < 0.5 * 32 * (1 << 30)
+
+
+def test_one_pod_sends_nothing_and_exposes_nothing():
+    job = Job(
+        model=PRESETS["palm-tiny"],
+        slot=SlotConfig(microbatch=4, sequence_length=256),
+        mesh=MeshConfig(),
+        slots=[(0, 4)],
+    )
+    plan = planner.plan(job, Assumptions(peak_flops_per_second=1e11, mfu=0.5))
+    assert plan.link_bytes_per_host_per_step == 0
+    assert plan.speed.exposed_seconds == 0.0
+    assert plan.speed.mfu == pytest.approx(0.5)
+    assert plan.speed.weak_scaling == 1.0
+
+
+@pytest.mark.parametrize("given", [
+    Assumptions(),
+    Assumptions(mfu=0.5, link_bytes_per_second=1e9),
+    Assumptions(peak_flops_per_second=V4_PEAK, mfu=0.5),
+])  # fmt: skip
+def test_what_cannot_be_known_is_none(given):
+    speed = planner.plan(palm_540b(), given).speed
+    assert (speed.step_seconds, speed.tokens_per_second, speed.mfu) == (None, None, None)
+
+
+def test_the_parts_are_those_of_the_slot_tree():
+    for num_slots in range(1, 20):
+        for first, end in itertools.combinations(range(num_slots + 1), 2):
+            parts = len(maximal_subtrees(num_slots, first, end))
+            assert planner.tree_parts(num_slots, first, end) == parts
+
+
+def test_a_pipeline_waits_and_holds_as_gpipe_says():
+    assert Pipeline(1, 1).bubble == 0.0
+    assert Pipeline(4, 4).bubble == pytest.approx(3 / 7)
+    assert Pipeline(16, 64).activations_held == 16
+    for stages, bubble in itertools.product((2, 4, 16, 64), (0.01, 0.05, 0.25)):
+        fewest = microbatches_for(stages, bubble)
+        assert Pipeline(stages, fewest).bubble <= bubble + 1e-12
+        assert fewest == 1 or Pipeline(stages, fewest - 1).bubble > bubble
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        microbatches_for(4, 1.0)
