@@ -9,6 +9,8 @@ import argparse
 import pathlib
 import sys
 
+import palm_tables
+
 from controller.core import job
 
 DOCS = pathlib.Path(__file__).parent
@@ -26,7 +28,10 @@ not here is an error. Every state comes with a reason: a code and a sentence wit
 
 def documents() -> dict[pathlib.Path, str]:
     """What every generated document must hold."""
-    return {DOCS / "job-states.md": _JOB_STATES.format(diagram=job.diagram())}
+    return {
+        DOCS / "job-states.md": _JOB_STATES.format(diagram=job.diagram()),
+        DOCS / "palm.md": palm_tables.document(),
+    }
 
 
 def main() -> int:
