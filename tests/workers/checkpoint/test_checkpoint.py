@@ -1,0 +1,175 @@
+"""Parts written by several members come back as one state, on another mesh, or not at all."""
+
+from __future__ import annotations
+
+import pathlib
+import random
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from workers.checkpoint import layout
+from workers.checkpoint.layout import CheckpointError, Manifest
+from workers.checkpoint.reader import restore
+from workers.checkpoint.share import shares
+from workers.checkpoint.writer import PartWriter, Written
+
+State = dict[str, jax.Array]
+
+
+def sharding(shape: tuple[int, int], *axes: str | None) -> NamedSharding:
+    devices = np.array(jax.devices()[:2]).reshape(shape)
+    mesh = Mesh(devices, ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    return NamedSharding(mesh, PartitionSpec(*axes))
+
+
+def some_state() -> State:
+    values = np.random.default_rng(1).standard_normal((64, 48)).astype(np.float32)
+    return {
+        "params/layers/key": jax.device_put(values, sharding((2, 1), "data", None)),
+        "optimizer/momentum/layers/key": jax.device_put(2 * values, sharding((2, 1), "data", None)),
+        "optimizer/steps": jax.device_put(np.int32(7), sharding((2, 1))),
+    }
+
+
+def wanted(state: State) -> dict[str, jax.ShapeDtypeStruct]:
+    """The same arrays, the other way round on the devices."""
+    return {
+        name: jax.ShapeDtypeStruct(
+            array.shape,
+            array.dtype,
+            sharding=sharding((1, 2), *((None, "model") if array.ndim else ())),
+        )
+        for name, array in state.items()
+    }
+
+
+def save(root: pathlib.Path, state: State, members: int, step: int = 50) -> pathlib.Path:
+    folder = layout.step_folder(root, "job-1", step, 2)
+    parts = shares({name: array.nbytes for name, array in state.items()}, members)
+    reports: list[Written] = []
+    for index, names in enumerate(parts):
+        writer = PartWriter(reports.append)
+        part = layout.part_folder(folder, index)
+        writer.save(step, part, {name: state[name] for name in names})
+        writer.close()
+    assert [report.error for report in reports] == [""] * members
+    num_bytes = sum(report.num_bytes for report in reports)
+    layout.publish(folder, Manifest("job-1", step, 2, "ab" * 32, parts, num_bytes))
+    return folder
+
+
+@pytest.mark.parametrize("members", [1, 2, 3])
+def test_a_state_comes_back_on_another_mesh(tmp_path: pathlib.Path, members: int) -> None:
+    state = some_state()
+    manifest, found = restore(save(tmp_path, state, members), wanted(state))
+    assert (manifest.step, manifest.generation) == (50, 2)
+    assert manifest.num_bytes == sum(array.nbytes for array in state.values())
+    for name, array in state.items():
+        np.testing.assert_array_equal(found[name], array)
+        assert found[name].sharding == wanted(state)[name].sharding
+
+
+def test_saving_takes_what_was_there_at_the_call(tmp_path: pathlib.Path) -> None:
+    replace = jax.jit(lambda x: x * 0.0 - 1.0, donate_argnums=0)
+    state = some_state()
+    before = {name: np.array(array, copy=True) for name, array in state.items()}
+    reports: list[Written] = []
+    writer = PartWriter(reports.append)
+    folder = layout.step_folder(tmp_path, "job-1", 1, 1)
+    writer.save(1, layout.part_folder(folder, 0), state)
+    for name in ("params/layers/key", "optimizer/momentum/layers/key"):
+        # Donates the very buffers that are being written.
+        jax.block_until_ready(replace(state[name]))
+    writer.close()
+    layout.publish(folder, Manifest("job-1", 1, 1, "", [sorted(before)], 0))
+    placed = {
+        name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding((2, 1)))
+        for name, array in before.items()
+    }
+    _, found = restore(folder, placed)
+    for name, array in before.items():
+        np.testing.assert_array_equal(found[name], array)
+
+
+def test_a_folder_without_a_manifest_is_no_checkpoint(tmp_path: pathlib.Path) -> None:
+    folder = save(tmp_path, some_state(), 2)
+    assert layout.published(tmp_path, "job-1") == [folder]
+    (folder / layout.MANIFEST).unlink()
+    assert layout.published(tmp_path, "job-1") == []
+    with pytest.raises(CheckpointError, match="never finished"):
+        restore(folder, wanted(some_state()))
+
+
+def test_a_manifest_of_another_format_is_refused(tmp_path: pathlib.Path) -> None:
+    folder = save(tmp_path, some_state(), 1)
+    (folder / layout.MANIFEST).write_text('{"format": "other/9"}')
+    with pytest.raises(CheckpointError, match="other/9"):
+        restore(folder, wanted(some_state()))
+    (folder / layout.MANIFEST).write_text('{"form')
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        restore(folder, wanted(some_state()))
+
+
+def test_another_program_is_refused_by_name(tmp_path: pathlib.Path) -> None:
+    state = some_state()
+    folder = save(tmp_path, state, 1)
+    more = {**wanted(state), "params/extra": wanted(state)["optimizer/steps"]}
+    with pytest.raises(CheckpointError, match="params/extra"):
+        restore(folder, more)
+
+
+def test_a_truncated_part_is_noticed(tmp_path: pathlib.Path) -> None:
+    state = some_state()
+    folder = save(tmp_path, state, 2)
+    files = [path for path in folder.rglob("d/*") if path.is_file()]
+    largest = max(files, key=lambda path: path.stat().st_size)
+    data = largest.read_bytes()
+    largest.write_bytes(data[: len(data) // 2])
+    with pytest.raises(CheckpointError, match="damaged"):
+        restore(folder, wanted(state))
+
+
+def test_where_nothing_can_be_written_the_report_says_so(tmp_path: pathlib.Path) -> None:
+    reports: list[Written] = []
+    (tmp_path / "file").write_text("")
+    writer = PartWriter(reports.append)
+    writer.save(1, tmp_path / "file" / "part-0", some_state())
+    writer.save(2, tmp_path / "part-0", some_state())
+    writer.close()
+    assert reports[0].error
+    assert (reports[1].step, reports[1].error) == (2, "")
+
+
+def test_generations_order_before_steps(tmp_path: pathlib.Path) -> None:
+    for step, generation in ((100, 1), (50, 2), (5, 2)):
+        folder = layout.step_folder(tmp_path, "job-1", step, generation)
+        folder.mkdir(parents=True)
+        layout.publish(folder, Manifest("job-1", step, generation, "", [], 0))
+    names = [folder.name for folder in layout.published(tmp_path, "job-1")]
+    assert names == ["step-00000100.g1", "step-00000005.g2", "step-00000050.g2"]
+    layout.remove(layout.published(tmp_path, "job-1")[-1])
+    assert len(layout.published(tmp_path, "job-1")) == 2
+
+
+def test_shares_hold_everything_once_and_are_even() -> None:
+    draw = random.Random(3)
+    for _ in range(200):
+        sizes = {f"array-{i}": draw.randrange(1, 1000) for i in range(draw.randrange(0, 30))}
+        members = draw.randrange(1, 6)
+        parts = shares(sizes, members)
+        assert sorted(name for part in parts for name in part) == sorted(sizes)
+        loads = [sum(sizes[name] for name in part) for part in parts]
+        bound = max(sum(sizes.values()) / members, max(sizes.values(), default=0))
+        assert max(loads) <= 4 / 3 * bound + max(sizes.values(), default=0) / 3
+    assert shares({"a": 1}, 2) == [["a"], []]
+
+
+def test_an_empty_share_is_written_and_read(tmp_path: pathlib.Path) -> None:
+    state = {"a": jax.device_put(jnp.ones(3), sharding((2, 1)))}
+    folder = save(tmp_path, state, 2)
+    placed = {"a": jax.ShapeDtypeStruct((3,), jnp.float32, sharding=sharding((2, 1)))}
+    np.testing.assert_array_equal(restore(folder, placed)[1]["a"], np.ones(3))
