@@ -142,10 +142,11 @@ def _pod_warnings(spec: Spec, pods: Sequence[Pod]) -> list[Warned]:
         return []
     mesh = spec.placement.mesh
     devices, (fewest, _) = mesh.data * mesh.model, pod_range(spec.placement)
-    fitting = [p for p in pods if p.state is PodState.FORMING or p.num_devices == devices]
+    coming = [p for p in pods if p.state is not PodState.LOST]
+    fitting = [p for p in coming if p.state is PodState.FORMING or p.num_devices == devices]
     if len(fitting) >= fewest:
         return []
-    there_are = ", ".join(f"{pod.name} of {pod.num_devices}" for pod in pods) or "none"
+    there_are = ", ".join(f"{pod.name} of {pod.num_devices}" for pod in coming) or "none"
     message = f"needs {fewest} pods of {devices} devices; there are: {there_are}"
     hint = "the job would wait; change placement.mesh or placement.pods"
     return [_warning("DoesNotFit", message, hint)]

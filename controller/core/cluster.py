@@ -21,6 +21,8 @@ class PodState(enum.StrEnum):
     """Free to take a job."""
     BUSY = "BUSY"
     """Works for a job, or is letting go of one."""
+    LOST = "LOST"
+    """Forming for so long that nobody counts on it; used as usual once all its hosts are there."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, order=True)
@@ -94,6 +96,10 @@ class Pod:
     assignment: Assignment | None = None
     releasing_since: float | None = None
     """Since when the pod is letting go of its assignment; None while it works or is free."""
+    stirred_at: float = 0.0
+    """When a host last came, took stock or went."""
+    is_given_up: bool = False
+    """Whether hosts were missing and nothing stirred for too long; a host that comes undoes it."""
 
     @property
     def state(self) -> PodState:
@@ -102,7 +108,7 @@ class Pod:
         complete = len(self.hosts) == self.num_hosts
         if complete and all(host.inventory for host in self.hosts.values()):
             return PodState.READY
-        return PodState.FORMING
+        return PodState.LOST if self.is_given_up else PodState.FORMING
 
     @property
     def inventories(self) -> list[Inventory]:

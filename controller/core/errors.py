@@ -2,7 +2,8 @@
 
     ControllerError
     |- InvalidTransition      our mistake: a state machine was asked for a move it does not have
-    `- UnknownJob             the caller named a job that is not live
+    |- UnknownJob             the caller named a job that is not live
+    `- JobIsLive              the caller wants what only a job that has ended allows
 
 Invalid specifications are no exceptions here: they are collected, all at once, as problems by the
 API. Job failures are states with a reason, not exceptions.
@@ -33,3 +34,12 @@ class UnknownJob(ControllerError):
             f"no live job has the id {job_id!r}; `landbridge jobs` lists those there are"
         )
         self.job_id = job_id
+
+
+class JobIsLive(ControllerError):
+    """The job has not ended, and pods may work for it."""
+
+    def __init__(self, job_id: str, state: str) -> None:
+        super().__init__(f"job {job_id} is {state}; cancel it first")
+        self.job_id = job_id
+        self.state = state

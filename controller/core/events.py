@@ -34,6 +34,13 @@ class CancelRequested:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class DeleteRequested:
+    """Somebody wants a job that has ended to be forgotten."""
+
+    job_id: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class ProgramLowered:
     assignment: Assignment
     program: Program
@@ -120,6 +127,7 @@ Event = (
     JobSubmitted
     | JobReloaded
     | CancelRequested
+    | DeleteRequested
     | ProgramLowered
     | LoweringFailed
     | HostAttached

@@ -59,10 +59,12 @@ def _largest_alike(pods: Sequence[Pod]) -> list[Pod]:
 
 
 def _could_ever_fit(spec: JobSpec, pods: Sequence[Pod]) -> bool:
-    """Whether the pods there are would do if all were free; forming ones are given the benefit."""
+    """Whether the pods there are would do if all were free; forming ones are given the benefit,
+    lost ones are not."""
     forming = [pod for pod in pods if pod.state is PodState.FORMING]
-    formed = [pod for pod in pods if pod.state is not PodState.FORMING and _fits(pod, spec)]
-    return len(_largest_alike(formed)) + len(forming) >= spec.min_pods
+    whole = [pod for pod in pods if pod.state in (PodState.READY, PodState.BUSY)]
+    fitting = [pod for pod in whole if _fits(pod, spec)]
+    return len(_largest_alike(fitting)) + len(forming) >= spec.min_pods
 
 
 def _gang(spec: JobSpec, chosen: Sequence[Pod]) -> tuple[GangMember, ...]:
@@ -78,19 +80,27 @@ def _admitted(chosen: Sequence[Pod]) -> Reason:
 def _why_not(job: Job, pods: Sequence[Pod], alike: Sequence[Pod], ahead: Job | None) -> Reason:
     spec = job.spec
     needs = f"needs {_count(spec.min_pods, 'pod')} of {_count(spec.devices_per_pod, 'device')}"
+    lost = [
+        f"{pod.name} is lost with {_hosts_ready(pod)}" for pod in pods if pod.state is PodState.LOST
+    ]
     if not _could_ever_fit(spec, pods):
-        return Reason("DoesNotFit", f"{needs}; the fleet has {_inventory(pods)}")
+        counted = [pod for pod in pods if pod.state is not PodState.LOST]
+        fleet = f"the fleet has {_inventory(counted)}"
+        return Reason("DoesNotFit", "; ".join([needs, fleet, *lost]))
     if ahead is not None:
         return Reason("WaitingForTurn", f"{needs}; {ahead.spec.name} ({ahead.id}) is ahead of it")
     busy = [
         f"{pod.name} busy with {pod.assignment.job}" for pod in pods if pod.assignment is not None
     ]
     forming = [
-        f"{pod.name} has {len(pod.inventories)} of {_count(pod.num_hosts, 'host')} ready"
-        for pod in pods
-        if pod.state is PodState.FORMING
+        f"{pod.name} has {_hosts_ready(pod)}" for pod in pods if pod.state is PodState.FORMING
     ]
-    return Reason("WaitingForPods", "; ".join([needs, f"{len(alike)} free", *busy, *forming]))
+    told = [needs, f"{len(alike)} free", *busy, *forming, *lost]
+    return Reason("WaitingForPods", "; ".join(told))
+
+
+def _hosts_ready(pod: Pod) -> str:
+    return f"{len(pod.inventories)} of {_count(pod.num_hosts, 'host')} ready"
 
 
 def _inventory(pods: Sequence[Pod]) -> str:

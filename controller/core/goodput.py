@@ -48,7 +48,11 @@ def step_seconds(job: Job) -> StepSeconds | None:
 
 
 def time_seconds(job: Job, now: float) -> dict[str, float]:
-    """Wall time since admission by category; the categories sum to the wall time exactly."""
+    """Wall time since admission by category, none below zero.
+
+    They sum to the wall time, or to what the hosts measured where that is more: their clocks may be
+    ahead of ours.
+    """
     if job.admitted_at is None:
         return {}
     end = job.finished_at if job.finished_at is not None else now
@@ -64,7 +68,7 @@ def time_seconds(job: Job, now: float) -> dict[str, float]:
         "exposed_exchange": exposed,
         "data_wait": data_wait,
     }
-    return {**spent, "idle": wall - sum(spent.values())}
+    return {**spent, "idle": max(0.0, wall - sum(spent.values()))}
 
 
 def goodput(job: Job, now: float) -> float | None:

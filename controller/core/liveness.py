@@ -1,12 +1,12 @@
-"""Is a host alive, is a pod letting go in time: observations and now in, a verdict with its reason
-out. Policy and thresholds live here and nowhere else."""
+"""Is a host alive, does a pod let go or come back in time: observations and now in, a verdict with
+its reason out. Policy and thresholds live here and nowhere else."""
 
 from __future__ import annotations
 
 import dataclasses
 import typing
 
-from controller.core.cluster import Host, Pod
+from controller.core.cluster import Host, Pod, PodState
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -24,6 +24,11 @@ class LivenessPolicy:
     release_grace: float = 3.0
     """A pod that has not let go by then is stuck in a step or in the compiler and is restarted,
     which keeps cancel within its promised 5 s."""
+    return_grace: float = 120.0
+    """A launcher waits 10 s at most before it starts a pod again, and a host with jax dials in 5 to
+    10 s later, measured on two cores; a machine that boots or pulls an image takes a minute or two.
+    A pod given up too early costs a waiting job its turn until the pod is back; one given up too
+    late holds up those behind."""
     absence: float = 5.0
     """A controller that saw no tick for this long (they come every 0.25 s) was stopped itself or
     its machine slept; what it did not hear meanwhile says nothing about hosts."""
@@ -55,4 +60,14 @@ def is_stuck(pod: Pod, now: float, policy: LivenessPolicy) -> Verdict:
     return Verdict(
         waited > policy.release_grace,
         f"{pod.name} did not let go of its job within {policy.release_grace:.0f} s",
+    )
+
+
+def is_not_coming(pod: Pod, now: float, policy: LivenessPolicy) -> Verdict:
+    """Whether a pod that forms has stood still for so long that no job should wait for it."""
+    waited = now - pod.stirred_at
+    return Verdict(
+        pod.state is PodState.FORMING and waited > policy.return_grace,
+        f"{pod.name} has not formed and no host came for {waited:.0f} s, "
+        f"{policy.return_grace:.0f} s are allowed; no job waits for it until one does",
     )

@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from controller.core import commands, events, gang, membership, step
+from controller.core import commands, errors, events, gang, membership, step
 from controller.core.cluster import Assignment
 from controller.core.job import Job, JobState, Move, Reason
 from controller.core.liveness import LivenessPolicy
@@ -21,7 +21,8 @@ Handler = Callable[[Turn, Any, LivenessPolicy], None]
 
 
 def handle(state: State, event: events.Event, now: float, policy: LivenessPolicy) -> Outcome:
-    """Decide about one event. Raises UnknownJob when a request names a job that is not live."""
+    """Decide about one event. Raises UnknownJob when a request names a job that is not live, and
+    JobIsLive when it names one that is and must not be."""
     turn = Turn(state, now)
     _HANDLERS[type(event)](turn, event, policy)
     if turn.availability_changed:
@@ -65,6 +66,14 @@ def _cancel_requested(turn: Turn, event: events.CancelRequested, _policy: Livene
         return
     turn.put_job(job, Entry("job.cancelling", reason.message, job.id))
     membership.let_go(turn, job, reason.message)
+
+
+def _delete_requested(turn: Turn, event: events.DeleteRequested, _policy: LivenessPolicy) -> None:
+    """Whether a job that is not live ever was is known to the store alone."""
+    live = turn.jobs.get(event.job_id)
+    if live is not None:
+        raise errors.JobIsLive(live.id, live.state)
+    turn.forget(event.job_id)
 
 
 def _program_lowered(turn: Turn, event: events.ProgramLowered, _policy: LivenessPolicy) -> None:
@@ -221,6 +230,7 @@ _HANDLERS: dict[type, Handler] = {
     events.JobSubmitted: _job_submitted,
     events.JobReloaded: _job_reloaded,
     events.CancelRequested: _cancel_requested,
+    events.DeleteRequested: _delete_requested,
     events.ProgramLowered: _program_lowered,
     events.LoweringFailed: _lowering_failed,
     events.ProgramReady: _program_ready,

@@ -39,6 +39,7 @@ def host_attached(turn: Turn, event: events.HostAttached, _policy: LivenessPolic
         pod = turn.pods[ref.pod]
     host = Host(ref, event.link_address, event.coordinator_address, event.pid, turn.now)
     pod = dataclasses.replace(pod, num_hosts=event.num_hosts).with_host(host)
+    pod = _coming(turn, pod)
     turn.put_pod(pod)
     turn.note(Entry("host.attached", f"{ref} attached (pid {event.pid})", pod=pod.name))
     turn.availability_changed = True
@@ -53,9 +54,10 @@ def host_inventoried(turn: Turn, event: events.HostInventoried, _policy: Livenes
     host = turn.host(event.host)
     if host is None:
         return
-    turn.put_host(dataclasses.replace(host, inventory=event.inventory, last_heard=turn.now))
+    host = dataclasses.replace(host, inventory=event.inventory, last_heard=turn.now)
+    pod = _coming(turn, turn.pods[host.ref.pod].with_host(host))
+    turn.put_pod(pod)
     turn.availability_changed = True
-    pod = turn.pods[host.ref.pod]
     if pod.state is PodState.READY:
         message = f"{pod.name} is ready: {pod.num_devices} x {event.inventory.device_kind}"
         turn.note(Entry("pod.ready", message, pod=pod.name))
@@ -118,20 +120,30 @@ def _check_pod(turn: Turn, pod: Pod, policy: LivenessPolicy) -> None:
     verdicts = [(host, liveness.is_silent(host, turn.now, policy)) for host in pod.hosts.values()]
     silent = next(((host, verdict.reason) for host, verdict in verdicts if verdict.holds), None)
     stuck = liveness.is_stuck(pod, turn.now, policy)
+    missed = liveness.is_not_coming(pod, turn.now, policy)
     if silent is not None:
         _fail_job_of(turn, *silent)
         _restart(turn, turn.pods[pod.name], silent[1])
     elif stuck.holds:
         _restart(turn, pod, stuck.reason)
+    elif missed.holds:
+        turn.put_pod(dataclasses.replace(pod, is_given_up=True))
+        turn.note(Entry("pod.lost", missed.reason, pod=pod.name))
+        turn.availability_changed = True
 
 
 def _start_waiting_anew(turn: Turn, reason: str) -> None:
     turn.note(Entry("controller.absent", reason))
     for pod in list(turn.pods.values()):
-        if pod.releasing_since is not None:
-            turn.put_pod(dataclasses.replace(pod, releasing_since=turn.now))
+        releasing_since = None if pod.releasing_since is None else turn.now
+        turn.put_pod(dataclasses.replace(pod, releasing_since=releasing_since, stirred_at=turn.now))
         for host in pod.hosts.values():
             turn.put_host(dataclasses.replace(host, last_heard=turn.now))
+
+
+def _coming(turn: Turn, pod: Pod) -> Pod:
+    """The pod after a sign that it forms, for which jobs wait (again)."""
+    return dataclasses.replace(pod, stirred_at=turn.now, is_given_up=False)
 
 
 def _may_be_anothers(pod: Pod, event: events.JobFaulted) -> bool:
@@ -173,6 +185,7 @@ def await_release(turn: Turn, assignment: Assignment) -> None:
 def _lose(turn: Turn, host: Host, cause: str) -> None:
     """A host is gone, and with it its pod and the job on it."""
     pod = turn.pods[host.ref.pod].without_host(host.ref.index)
+    pod = dataclasses.replace(pod, stirred_at=turn.now)
     turn.put_pod(pod)
     turn.note(Entry("host.detached", cause, pod=pod.name))
     turn.availability_changed = True
@@ -201,7 +214,7 @@ def _restart(turn: Turn, pod: Pod, reason: str, *lost: Host) -> None:
     pids = tuple(host.pid for host in (*pod.hosts.values(), *lost))
     turn.order(commands.RestartPod(pod.name, pids, reason))
     turn.note(Entry("pod.restarted", reason, pod=pod.name))
-    turn.put_pod(dataclasses.replace(pod, hosts={}))
+    turn.put_pod(dataclasses.replace(pod, hosts={}, stirred_at=turn.now))
     turn.availability_changed = True
     _free_if_released(turn, turn.pods[pod.name])
 

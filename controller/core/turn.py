@@ -49,6 +49,8 @@ class Outcome:
     changed_jobs: Sequence[Job]
     steps: Sequence[tuple[str, Sequence[MergedStep]]]
     """(job id, steps that became complete)."""
+    forgotten_jobs: Sequence[str] = ()
+    """Ids of jobs of which nothing is to be kept; none of them is live."""
 
 
 class Turn:
@@ -65,6 +67,7 @@ class Turn:
         self._entries: list[Entry] = []
         self._decided: dict[str, Job] = {}
         self._steps: list[tuple[str, Sequence[MergedStep]]] = []
+        self._forgotten: list[str] = []
 
     @property
     def pods(self) -> Mapping[str, Pod]:
@@ -123,6 +126,10 @@ class Turn:
         if steps:
             self._steps.append((job.id, steps))
 
+    def forget(self, job_id: str) -> None:
+        """Nothing of a job that has ended is to be kept."""
+        self._forgotten.append(job_id)
+
     def order(self, command: Command) -> None:
         self._commands.append(command)
 
@@ -136,4 +143,5 @@ class Turn:
             entries=tuple(self._entries),
             changed_jobs=tuple(self._decided.values()),
             steps=tuple(self._steps),
+            forgotten_jobs=tuple(self._forgotten),
         )

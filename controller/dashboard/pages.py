@@ -113,7 +113,7 @@ def _tiles(context: ApiContext, pods: list[view.Document]) -> Mapping[str, Any]:
         "running": len(states) - waiting,
         "waiting": waiting,
         "pods": len(pods),
-        "pods_up": sum(pod["state"] != "FORMING" for pod in pods),
+        "pods_up": sum(pod["state"] not in ("FORMING", "LOST") for pod in pods),
         "devices": sum(pod["num_devices"] for pod in pods),
         "devices_busy": sum(pod["num_devices"] for pod in busy),
     }

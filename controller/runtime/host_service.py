@@ -26,6 +26,10 @@ logger = logging.getLogger(__name__)
 
 BUNDLE_CHUNK_BYTES = 1 << 20
 
+HELLO_DEADLINE_SECONDS = 10.0
+"""For the first message of a stream. A host sends it as soon as the stream is open, so that only
+round trips of the slowest network have to fit; whoever is silent longer is no host."""
+
 # A server that allows pings less often than its clients send them closes their connections
 # (too_many_pings), so both numbers live side by side: hosts ping every 20 s.
 SERVER_OPTIONS = (
@@ -98,7 +102,16 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
         requests: AsyncIterator[control_pb2.HostEvent],
         context: grpc.aio.ServicerContext,
     ) -> control_pb2.HostHello:
-        first = await anext(requests, None)
+        try:
+            async with asyncio.timeout(HELLO_DEADLINE_SECONDS):
+                first = await anext(requests, None)
+        except TimeoutError:
+            await context.abort(
+                grpc.StatusCode.DEADLINE_EXCEEDED,
+                f"no hello came within {HELLO_DEADLINE_SECONDS:g} s; a host must send it as the "
+                "first message, as soon as its stream is open",
+            )
+            raise AssertionError("abort raises") from None
         if first is None or not first.HasField("hello"):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message must be hello")
             raise AssertionError("abort raises")

@@ -1,8 +1,9 @@
 """The single writer: takes an event, asks the core, commits, executes.
 
-One asyncio task owns the controller's state. Everybody else posts events and reads the immutable
-state; there are no locks. Decisions are committed before their commands are executed; measurements
-are written behind, in batches, off the decision path.
+One asyncio task owns the controller's state, one thread writes to the store. Everybody else posts
+events and reads the immutable state; there are no locks. Decisions are committed before their
+commands are executed; measurements are written and deleted jobs erased behind, in batches, off the
+decision path.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import dataclasses
+import functools
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +19,7 @@ from typing import Any
 
 from controller.core import commands, events, machine, view
 from controller.core.errors import ControllerError
-from controller.core.job import Job
+from controller.core.job import Job, JobState
 from controller.core.liveness import LivenessPolicy
 from controller.core.step import MergedStep
 from controller.core.turn import Outcome, State
@@ -28,6 +30,10 @@ logger = logging.getLogger(__name__)
 STEP_FLUSH_SECONDS = 0.25
 """Step records reach the store at most this late; one transaction then holds 4,000 steps at
 16k/s."""
+
+ERASE_BATCH_ROWS = 1000
+"""Rows of a deleted job that go in one transaction, which takes about 3 ms: the longest that a
+decision waits for an erasure. A job of 60,000 steps is 60 of them."""
 
 TICK_SECONDS = 0.25
 """Resolution of every deadline in the liveness policy; the shortest of them is 2 s."""
@@ -65,6 +71,7 @@ class Loop:
         self._queue: asyncio.Queue[_Posted] = asyncio.Queue()
         self._writer = concurrent.futures.ThreadPoolExecutor(1, "store-writer")
         self._unwritten: list[tuple[str, dict[str, Any]]] = []
+        self._erasing: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
 
     def post(self, event: events.Event) -> None:
@@ -72,7 +79,8 @@ class Loop:
         self._queue.put_nowait(_Posted(event, time.perf_counter(), None))
 
     async def ask(self, event: events.Event) -> None:
-        """Something is wanted. Returns when it is decided and committed; raises ControllerError."""
+        """Something is wanted. Returns when it is decided and written, or when a job that is to be
+        forgotten is erased; raises ControllerError, and what a store raises that cannot erase."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue.put_nowait(_Posted(event, time.perf_counter(), done))
         await done
@@ -96,6 +104,9 @@ class Loop:
         finally:
             ticker.cancel()
             flusher.cancel()
+            for erasing in self._erasing:
+                erasing.cancel()
+            await asyncio.gather(*self._erasing, return_exceptions=True)
             self._write_steps()
             await asyncio.to_thread(self._writer.shutdown)
 
@@ -110,8 +121,9 @@ class Loop:
             return
         for job_id, steps in outcome.steps:
             self._record(job_id, steps, outcome)
-        if any(job.is_final for job in outcome.changed_jobs):
-            # Written in order, so whoever sees that a job has ended finds all of its steps.
+        if any(job.is_final or job.state is JobState.CANCELLING for job in outcome.changed_jobs):
+            # Written in order, so whoever sees that a job has ended, or is about to, finds all of
+            # its steps; a controller that takes over a cancel reads there how far the job came.
             self._write_steps()
         if outcome.changed_jobs or outcome.entries:
             await self._commit(outcome, posted.event)
@@ -122,7 +134,9 @@ class Loop:
             self._observe_latency(time.perf_counter() - posted.posted_at)
         for job in outcome.changed_jobs:
             self._observe_job(job)
-        if posted.done is not None and not posted.done.cancelled():
+        if outcome.forgotten_jobs:
+            self._erase_behind(outcome.forgotten_jobs, posted.done)
+        elif posted.done is not None and not posted.done.cancelled():
             posted.done.set_result(None)
         self._announce()
 
@@ -152,6 +166,21 @@ class Loop:
             written.add_done_callback(_log_failure)
             self._unwritten = []
 
+    def _erase_behind(self, job_ids: Sequence[str], done: asyncio.Future[None] | None) -> None:
+        erasing = asyncio.create_task(self._erase(job_ids))
+        self._erasing.add(erasing)
+        erasing.add_done_callback(self._erasing.discard)
+        erasing.add_done_callback(lambda ended: _answer(ended, done))
+
+    async def _erase(self, job_ids: Sequence[str]) -> None:
+        """The writer takes turns: what was decided during a batch is committed before the next."""
+        in_writer = asyncio.get_running_loop().run_in_executor
+        for job_id in job_ids:
+            erase = functools.partial(self._store.erase_some, job_id, ERASE_BATCH_ROWS)
+            while not await in_writer(self._writer, erase):
+                pass
+            logger.info("job %s was deleted", job_id)
+
     async def _flush_steps(self) -> None:
         while True:
             await asyncio.sleep(STEP_FLUSH_SECONDS)
@@ -165,6 +194,22 @@ class Loop:
     def _announce(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+def _answer(erasing: asyncio.Task[None], done: asyncio.Future[None] | None) -> None:
+    """Tell who asked for an erasure how it ended; when nobody waits, the log."""
+    waiting = done if done is not None and not done.cancelled() else None
+    if erasing.cancelled():
+        if waiting is not None:
+            waiting.cancel()
+        return
+    error = erasing.exception()
+    if error is not None and waiting is None:
+        logger.error("a deleted job could not be erased; delete it again", exc_info=error)
+    elif error is not None and waiting is not None:
+        waiting.set_exception(error)
+    elif waiting is not None:
+        waiting.set_result(None)
 
 
 def _log_failure(written: concurrent.futures.Future[None]) -> None:

@@ -100,7 +100,7 @@ def _jobs(s: _Snapshot) -> Samples:
 def _job_times(s: _Snapshot) -> Samples:
     for job in s.jobs:
         spent = goodput.time_seconds(job, _measured_until(job, s.now))
-        yield from (((job.id, category), max(0.0, t)) for category, t in spent.items())
+        yield from (((job.id, category), seconds) for category, seconds in spent.items())
 
 
 def _pending(s: _Snapshot) -> Samples:

@@ -1,7 +1,8 @@
 """The durable memory of the controller, on SQLAlchemy: what was decided, and what was measured.
 
 A decision and the events that explain it are written in one transaction before it is carried out.
-All methods block; the loop and the API call them in threads. Nothing here decides anything.
+All methods block; the API reads from its threads, and only the loop's writer writes. Nothing here
+decides anything.
 """
 
 from __future__ import annotations
@@ -18,14 +19,23 @@ import alembic.config
 import sqlalchemy as sa
 import sqlalchemy.event
 import sqlalchemy.exc
+from sqlalchemy.dialects import postgresql, sqlite
 
-from controller.core.job import FINAL_STATES, Job, JobSpec, JobState, Reason
+from controller.config import ConfigError
+from controller.core.job import FINAL_STATES, Job, JobState
 from controller.core.turn import Entry
 from controller.runtime import schema
+from controller.runtime.recall import recall
 
 Document = dict[str, Any]
 
 _MIGRATIONS = pathlib.Path(__file__).parent / "migrations"
+
+_RECORDS_OF_A_JOB = (
+    (schema.steps, schema.steps.c.step),
+    (schema.events, schema.events.c.seq),
+)
+"""Tables with many rows per job, and what tells these apart."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -56,6 +66,8 @@ class Store:
     """Decisions and measurements in a SQL database."""
 
     def __init__(self, url: str) -> None:
+        """Raises ConfigError for a database of another kind than SQLite or PostgreSQL."""
+        self._put_steps = put_steps(sa.make_url(url).get_backend_name())
         self._engine = sa.create_engine(url, connect_args=_connect_args(url))
         if self._engine.dialect.name == "sqlite":
             sqlalchemy.event.listen(self._engine, "connect", _configure_sqlite)
@@ -110,16 +122,21 @@ class Store:
 
     def append_steps(self, documents: Sequence[tuple[str, Document]]) -> None:
         """Write (job id, step document) pairs; a step applied again replaces its record."""
-        rows = [
-            {"job_id": job_id, "step": document["step"], "document": document}
+        # By key, since PostgreSQL refuses to write a row twice in one statement.
+        rows = {
+            (job_id, document["step"]): {
+                "job_id": job_id,
+                "step": document["step"],
+                "document": document,
+            }
             for job_id, document in documents
-        ]
-        statement = schema.steps.insert().prefix_with("OR REPLACE", dialect="sqlite")
+        }
         with self._engine.begin() as connection:
-            connection.execute(statement, rows)
+            connection.execute(self._put_steps, list(rows.values()))
 
     def unfinished(self) -> list[Job]:
-        """Jobs that had not ended when they were last written, oldest first."""
+        """Jobs that had not ended when they were last written, oldest first; one that was being
+        cancelled with how far it had come."""
         final = [str(state) for state in FINAL_STATES]
         query = (
             sa.select(schema.jobs)
@@ -127,7 +144,8 @@ class Store:
             .order_by(schema.jobs.c.created_at, schema.jobs.c.id)
         )
         with self._engine.connect() as connection:
-            return [_load_job(row) for row in connection.execute(query).mappings()]
+            rows = connection.execute(query).mappings().all()
+            return [recall(row, _newest_step(connection, row)) for row in rows]
 
     def by_idempotency_key(self, key: str) -> tuple[str, str] | None:
         """(job id, digest of the request body) of the job submitted with this key."""
@@ -225,12 +243,32 @@ class Store:
         with self._engine.connect() as connection:
             return connection.execute(sa.select(sa.func.max(schema.events.c.seq))).scalar() or 0
 
-    def delete_job(self, job_id: str) -> None:
-        """Forget a finished job, its steps and its events."""
+    def erase_some(self, job_id: str, most: int) -> bool:
+        """Erase up to `most` steps and events of a job in one transaction, and the job itself once
+        it has none; returns whether it is gone.
+
+        The job goes last, so that an erasure that was cut short can be asked for again.
+        """
         with self._engine.begin() as connection:
-            connection.execute(schema.steps.delete().where(schema.steps.c.job_id == job_id))
-            connection.execute(schema.events.delete().where(schema.events.c.job_id == job_id))
-            connection.execute(schema.jobs.delete().where(schema.jobs.c.id == job_id))
+            for table, key in _RECORDS_OF_A_JOB:
+                mine = table.c.job_id == job_id
+                batch = sa.select(key).where(mine).order_by(key).limit(most)
+                most -= connection.execute(table.delete().where(mine, key.in_(batch))).rowcount
+            if most > 0:
+                connection.execute(schema.jobs.delete().where(schema.jobs.c.id == job_id))
+            return most > 0
+
+
+def put_steps(dialect: str) -> sa.Insert:
+    """The statement that writes steps over those there are; raises ConfigError."""
+    insert = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}.get(dialect)
+    if insert is None:
+        raise ConfigError(f"{dialect} cannot be the store; name a sqlite or postgresql URL")
+    statement = insert(schema.steps)
+    return statement.on_conflict_do_update(
+        index_elements=[schema.steps.c.job_id, schema.steps.c.step],
+        set_={"document": statement.excluded.document},
+    )
 
 
 def _connect_args(url: str) -> dict[str, Any]:
@@ -273,17 +311,19 @@ def _upsert_job(
     )
 
 
-def _load_job(row: Mapping[Any, Any]) -> Job:
-    reason = row["document"]["reason"]
-    return Job(
-        id=row["id"],
-        spec=JobSpec(**row["spec"]),
-        state=JobState(row["state"]),
-        reason=Reason(reason["code"], reason["message"]),
-        created_at=row["created_at"],
-        attempt=row["attempt"],
-        generation=row["generation"],
+def _newest_step(connection: sa.Connection, row: Mapping[Any, Any]) -> Document | None:
+    """Of a job that is being cancelled; steps of an attempt before this one are not its own."""
+    if row["state"] != JobState.CANCELLING:
+        return None
+    table = schema.steps
+    query = (
+        sa.select(table.c.document)
+        .where(table.c.job_id == row["id"])
+        .where(table.c.document["generation"].as_integer() == row["generation"])
+        .order_by(table.c.step.desc())
+        .limit(1)
     )
+    return connection.execute(query).scalar()
 
 
 def _encode_token(row: Any) -> str:

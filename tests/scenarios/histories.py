@@ -126,6 +126,17 @@ def a_silent_host_is_lost(world: World) -> None:
         world.happens(events.Ticked())
 
 
+def a_pod_that_never_returns_holds_up_nobody(world: World) -> None:
+    """It is used again when it returns after all."""
+    _two_pods(world)
+    world.happens(events.HostDetached(ref("pod-1"), "host 0 of pod-1 closed its connection"))
+    world.submit("job-1")
+    world.submit("job-2", min_pods=1, max_pods=1)
+    world.passes(122.0)
+    world.happens(events.CancelRequested("job-2", "ada"))
+    world.pod_joins("pod-1", incarnation="b")
+
+
 def an_absent_controller_blames_nobody(world: World) -> None:
     _two_pods(world)
     world.start()
@@ -265,6 +276,7 @@ HISTORIES: Mapping[str, Callable[[World], None]] = {
         a_job_is_cancelled_in_every_state,
         a_stuck_pod_is_restarted,
         a_silent_host_is_lost,
+        a_pod_that_never_returns_holds_up_nobody,
         an_absent_controller_blames_nobody,
         a_pod_of_two_hosts_is_lost_as_a_whole,
         pods_that_hold_other_bits_fail_the_job,

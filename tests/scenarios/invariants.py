@@ -23,6 +23,7 @@ class Invariants:
         self._commands_have_a_current_generation(before, outcome)
         self._windows_grow_up_to_the_target(outcome)
         self._steps_merge_in_order(outcome)
+        assert not set(outcome.forgotten_jobs) & (set(before.jobs) | set(outcome.state.jobs))
         after = outcome.state
         _pods_serve_one_job(after)
         _gangs_are_whole(after)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from controller.core import commands, events
 from controller.core.cluster import Assignment, HostRef
-from controller.core.errors import UnknownJob
+from controller.core.errors import JobIsLive, UnknownJob
 from controller.core.job import JobState
 from controller.core.turn import Outcome, State
 from tests.controller.core.world import PROGRAM, World, attached, inventory, record, ref, spec
@@ -70,6 +70,13 @@ class History:
             self.world.happens(events.CancelRequested(job, "somebody"))
         except UnknownJob:
             assert job not in self.world.state.jobs
+
+    def delete(self) -> None:
+        job = f"job-{self._number(self._submitted)}"
+        try:
+            self.world.happens(events.DeleteRequested(job))
+        except JobIsLive:
+            assert job in self.world.state.jobs
 
     def attach(self) -> None:
         pod = self._one(PODS)
@@ -163,6 +170,7 @@ class History:
             self.run,
             self.submit,
             self.cancel,
+            self.delete,
             self.attach,
             self.take_stock,
             self.hear,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import threading
 from typing import Any
 
 import pytest
+import sqlalchemy.event
 
 from tests.controller.rig import SPEC, Rig, spec
 
@@ -226,9 +228,24 @@ async def test_delete_forgets_a_finished_job(controller: Rig) -> None:
     assert job_id not in (await controller.http.get("/metrics")).text
 
 
+async def test_delete_is_written_by_the_loops_writer(controller: Rig) -> None:
+    job_id = await succeeded(controller)
+    threads: set[str] = set()
+
+    def seen(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith("DELETE"):
+            threads.add(threading.current_thread().name)
+
+    sqlalchemy.event.listen(controller.store._engine, "before_cursor_execute", seen)
+    await controller.http.delete(f"/api/v1/jobs/{job_id}")
+    assert threads == {"store-writer_0"}
+
+
 async def test_delete_of_a_live_job_is_a_conflict(controller: Rig) -> None:
     job_id = await controller.submit()
-    assert (await controller.http.delete(f"/api/v1/jobs/{job_id}")).status_code == 409
+    answer = await controller.http.delete(f"/api/v1/jobs/{job_id}")
+    assert answer.status_code == 409
+    assert answer.json()["detail"] == f"job {job_id} is PENDING; cancel it first"
     assert await state_of(controller, job_id) == "PENDING"
 
 

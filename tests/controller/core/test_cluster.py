@@ -35,6 +35,18 @@ def test_pod_of_two_hosts_is_ready_once_all_have_taken_stock(
     assert Pod("pod-0", 2, hosts).state is state
 
 
+@pytest.mark.parametrize(
+    ("hosts", "state"),
+    [
+        ({}, PodState.LOST),
+        ({0: _host(), 1: _bare(1)}, PodState.LOST),
+        ({0: _host(), 1: _host(1)}, PodState.READY),
+    ],
+)
+def test_pod_given_up_is_lost_until_it_is_whole(hosts: dict[int, Host], state: PodState) -> None:
+    assert Pod("pod-0", 2, hosts, is_given_up=True).state is state
+
+
 def test_pod_with_an_assignment_is_busy_whatever_its_hosts() -> None:
     assert Pod("pod-0", 2, {}, Assignment("job-1", 1)).state is PodState.BUSY
 

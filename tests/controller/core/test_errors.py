@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from controller.core.errors import ControllerError, InvalidTransition, UnknownJob
+from controller.core.errors import ControllerError, InvalidTransition, JobIsLive, UnknownJob
 
 
 def test_invalid_transition_tells_entity_state_and_event() -> None:
@@ -14,3 +14,9 @@ def test_unknown_job_names_the_id_and_the_remedy() -> None:
     error = UnknownJob("job-9")
     assert error.job_id == "job-9"
     assert "'job-9'" in str(error) and "landbridge jobs" in str(error)
+
+
+def test_live_job_names_its_state_and_the_remedy() -> None:
+    error = JobIsLive("job-9", "RUNNING")
+    assert (error.job_id, error.state) == ("job-9", "RUNNING")
+    assert str(error) == "job job-9 is RUNNING; cancel it first"

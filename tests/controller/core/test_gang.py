@@ -21,6 +21,8 @@ def _job(job_id: str, **fields: object) -> Job:
 
 
 FORMING = Pod("pod-9", 2, {0: Host(ref("pod-9"), "l", "c", 1, 0.0)})
+LOST = Pod("pod-9", 1, is_given_up=True)
+HALF_LOST = Pod("pod-9", 2, _pod("pod-9").hosts, is_given_up=True)
 
 
 @pytest.mark.parametrize(
@@ -92,6 +94,38 @@ def test_gang_is_built_alike() -> None:
             "needs 2 pods of 1 device; 1 free; pod-9 has 0 of 2 hosts ready",
         ),
         (
+            [_pod("pod-0"), LOST],
+            "DoesNotFit",
+            (
+                "needs 2 pods of 1 device; the fleet has 1 pod of 1 device; "
+                "pod-9 is lost with 0 of 1 host ready"
+            ),
+        ),
+        (
+            [_pod("pod-0"), HALF_LOST],
+            "DoesNotFit",
+            (
+                "needs 2 pods of 1 device; the fleet has 1 pod of 1 device; "
+                "pod-9 is lost with 1 of 2 hosts ready"
+            ),
+        ),
+        (
+            [LOST],
+            "DoesNotFit",
+            (
+                "needs 2 pods of 1 device; the fleet has no pods; "
+                "pod-9 is lost with 0 of 1 host ready"
+            ),
+        ),
+        (
+            [_pod("pod-0"), _pod("pod-1", busy_with="job-7"), LOST],
+            "WaitingForPods",
+            (
+                "needs 2 pods of 1 device; 1 free; pod-1 busy with job-7; "
+                "pod-9 is lost with 0 of 1 host ready"
+            ),
+        ),
+        (
             [_pod("pod-0", devices=2), _pod("pod-1", kind="gpu"), Pod("pod-2", 1)],
             "WaitingForPods",
             "needs 2 pods of 1 device; 1 free; pod-2 has 0 of 1 host ready",
@@ -131,6 +165,12 @@ def test_job_that_can_never_fit_holds_up_nobody() -> None:
     assert never.reason.code == "DoesNotFit"
     assert [member.pod for member in first.gang] == ["pod-0", "pod-1"]
     assert [member.pod for member in second.gang] == ["pod-2"]
+
+
+def test_job_that_would_need_a_lost_pod_holds_up_nobody() -> None:
+    first, second = admit([_job("a"), _job("b", min_pods=1, max_pods=1)], [_pod("pod-0"), LOST])
+    assert first.reason.code == "DoesNotFit"
+    assert [member.pod for member in second.gang] == ["pod-0"]
 
 
 def test_job_behind_an_admitted_one_sees_its_pods_busy() -> None:

@@ -92,3 +92,12 @@ def test_time_of_an_ended_job_stands_still() -> None:
     assert goodput.time_seconds(job, 12.0) == goodput.time_seconds(job, 99.0)
     never_ran = dataclasses.replace(JOB, admitted_at=10.0, finished_at=12.0)
     assert goodput.time_seconds(never_ran, 99.0)["startup"] == 2.0
+
+
+@pytest.mark.parametrize("now", [9.0, 10.0, 12.9, 13.0])
+def test_no_time_is_negative_when_hosts_measured_more_than_passed_here(now: float) -> None:
+    job = _job(1.0, 2.0, admitted_at=10.0, started_at=10.1)
+    spent = goodput.time_seconds(job, now)
+    assert min(spent.values()) == spent["idle"] == 0.0
+    share = goodput.goodput(job, now)
+    assert share is not None and 0.0 < share <= 1.0

@@ -3,10 +3,16 @@ from __future__ import annotations
 import pytest
 
 from controller.core.cluster import Assignment, Host, Pod
-from controller.core.liveness import LivenessPolicy, is_silent, is_stuck, was_absent
-from tests.controller.core.world import ref
+from controller.core.liveness import (
+    LivenessPolicy,
+    is_not_coming,
+    is_silent,
+    is_stuck,
+    was_absent,
+)
+from tests.controller.core.world import inventory, ref
 
-POLICY = LivenessPolicy(silence_grace=15.0, release_grace=3.0, absence=5.0)
+POLICY = LivenessPolicy(silence_grace=15.0, release_grace=3.0, return_grace=120.0, absence=5.0)
 
 
 @pytest.mark.parametrize(
@@ -45,3 +51,32 @@ def test_controller_was_absent_when_ticks_are_missing(
     ticked_at: float | None, now: float, absent: bool
 ) -> None:
     assert was_absent(ticked_at, now, POLICY).holds is absent
+
+
+@pytest.mark.parametrize(
+    ("now", "not_coming"), [(100.0, False), (220.0, False), (220.1, True), (90.0, False)]
+)
+def test_pod_that_forms_is_not_coming_when_nothing_stirred_for_the_grace(
+    now: float, not_coming: bool
+) -> None:
+    assert is_not_coming(Pod("pod-0", 1, stirred_at=100.0), now, POLICY).holds is not_coming
+
+
+@pytest.mark.parametrize(
+    "pod",
+    [
+        Pod("pod-0", 1, {0: Host(ref("pod-0"), "l", "c", 1, 0.0, inventory())}),
+        Pod("pod-0", 1, assignment=Assignment("job-1", 1)),
+        Pod("pod-0", 1, is_given_up=True),
+    ],
+)
+def test_pod_that_does_not_form_is_waited_for_by_nobody(pod: Pod) -> None:
+    assert not is_not_coming(pod, 1e9, POLICY).holds
+
+
+def test_pod_that_is_not_coming_is_told_with_both_numbers() -> None:
+    verdict = is_not_coming(Pod("pod-0", 1, stirred_at=100.0), 250.0, POLICY)
+    assert verdict.reason == (
+        "pod-0 has not formed and no host came for 150 s, 120 s are allowed; "
+        "no job waits for it until one does"
+    )

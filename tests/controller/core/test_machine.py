@@ -7,7 +7,7 @@ import pytest
 
 from controller.core import commands, events
 from controller.core.cluster import Assignment
-from controller.core.errors import UnknownJob
+from controller.core.errors import JobIsLive, UnknownJob
 from controller.core.job import JobState, Reason
 from tests.controller.core.world import PROGRAM, World, record, ref, spec, two_pods
 
@@ -352,9 +352,35 @@ def test_job_reloaded_while_waiting_keeps_its_attempt_and_place() -> None:
 def test_job_reloaded_while_cancelling_is_cancelled() -> None:
     world = two_pods()
     world.start()
+    for host in world.hosts():
+        world.apply(host, (1, 2))
     world.happens(events.CancelRequested("job-1", "ada"))
     world.now += 5.0
-    world.restart([world.job()])
+    before = world.job()
+    world.restart([before])
     assert world.job().state is JobState.CANCELLED
+    assert before.progress is not None and before.progress.merged == 2
+    assert world.job().progress == before.progress
+    assert world.job().started_at == before.started_at
     assert world.job().reason.message == "cancelled by ada"
     assert world.job().attempt == 1 and world.job().finished_at == world.now
+
+
+def test_delete_of_a_job_that_is_not_live_forgets_it_and_changes_nothing() -> None:
+    world = two_pods()
+    before = world.state
+    outcome = world.happens(events.DeleteRequested("job-1"))
+    assert outcome.forgotten_jobs == ("job-1",)
+    assert world.state == before
+    assert not (outcome.commands or outcome.entries or outcome.changed_jobs)
+
+
+@pytest.mark.parametrize("state", [JobState.ADMITTED, JobState.CANCELLING])
+def test_delete_of_a_live_job_is_refused(state: JobState) -> None:
+    world = two_pods()
+    world.submit()
+    if state is JobState.CANCELLING:
+        world.lower()
+        world.happens(events.CancelRequested("job-1", "ada"))
+    with pytest.raises(JobIsLive, match=f"job-1 is {state}; cancel it first"):
+        world.happens(events.DeleteRequested("job-1"))

@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 
 from controller.core import commands, events
-from controller.core.cluster import PodState, Traffic
+from controller.core.cluster import Assignment, Pod, PodState, Traffic
 from controller.core.job import JobState
+from controller.core.membership import _may_be_anothers
 from tests.controller.core.world import World, attached, inventory, pid, ref, two_pods
 
 
@@ -343,3 +344,131 @@ def test_absence_of_the_controller_is_nobodys_silence() -> None:
     assert world.job().state is JobState.CANCELLING
     world.passes(1.0)
     assert world.job().state is JobState.CANCELLED
+
+
+def _pod_1_goes() -> World:
+    """Of two pods one is lost; job-1 waits for both, job-2 behind it for one."""
+    world = two_pods()
+    world.happens(events.HostDetached(ref("pod-1"), "gone"))
+    world.submit("job-1")
+    world.submit("job-2", min_pods=1, max_pods=1)
+    return world
+
+
+def test_pod_that_does_not_come_back_is_lost_and_holds_up_nobody() -> None:
+    world = _pod_1_goes()
+    world.passes(120.0)
+    assert world.state.pods["pod-1"].state is PodState.FORMING
+    assert world.job("job-1").reason.code == "WaitingForPods"
+    assert world.job("job-2").reason.code == "WaitingForTurn"
+    world.passes(0.25)
+    assert world.state.pods["pod-1"].state is PodState.LOST
+    assert world.noted()[0] == "pod.lost"
+    assert world.job("job-1").reason.code == "DoesNotFit"
+    assert world.job("job-1").reason.message.endswith("pod-1 is lost with 0 of 1 host ready")
+    assert world.job("job-2").state is JobState.ADMITTED
+    world.passes(1.0)
+    assert "pod.lost" not in world.noted()
+
+
+def test_lost_pod_that_comes_back_is_used_as_usual() -> None:
+    world = _pod_1_goes()
+    world.happens(events.CancelRequested("job-2", "ada"))
+    world.passes(121.0)
+    assert world.state.pods["pod-1"].state is PodState.LOST
+    world.happens(attached(ref("pod-1", incarnation="b")))
+    assert world.state.pods["pod-1"].state is PodState.FORMING
+    assert world.job("job-1").reason.code == "WaitingForPods"
+    world.happens(events.HostInventoried(ref("pod-1", incarnation="b"), inventory()))
+    assert [member.pod for member in world.job("job-1").gang] == ["pod-0", "pod-1"]
+
+
+def test_every_host_that_comes_or_takes_stock_gives_a_pod_more_time() -> None:
+    world = World()
+    for event in (
+        attached(ref("pod-0", 0), 2),
+        attached(ref("pod-0", 1), 2),
+        events.HostInventoried(ref("pod-0", 0), inventory()),
+    ):
+        world.happens(event)
+        world.passes(119.0)
+        assert world.state.pods["pod-0"].state is PodState.FORMING
+    world.passes(2.0)
+    assert world.state.pods["pod-0"].state is PodState.LOST
+
+
+def test_host_that_goes_is_no_sign_that_its_lost_pod_comes() -> None:
+    world = World()
+    world.happens(attached(ref("pod-0", 0), 2))
+    world.passes(121.0)
+    world.happens(events.HostDetached(ref("pod-0", 0), "gone"))
+    assert world.state.pods["pod-0"].state is PodState.LOST
+
+
+def test_pod_that_was_busy_for_long_gets_its_time_from_its_end() -> None:
+    world = _running()
+    world.passes(500.0)
+    world.happens(events.HostDetached(ref("pod-1"), "gone"))
+    world.passes(119.0)
+    assert world.state.pods["pod-1"].state is PodState.FORMING
+
+
+def test_pod_that_is_restarted_gets_its_time_from_the_restart() -> None:
+    world = _running()
+    world.passes(500.0)
+    world.happens(events.CancelRequested("job-1", "ada"))
+    world.passes(4.0)
+    assert world.state.pods["pod-1"].hosts == {}
+    world.passes(119.0)
+    assert world.state.pods["pod-1"].state is PodState.FORMING
+
+
+def test_absence_of_the_controller_counts_for_no_pod() -> None:
+    world = _pod_1_goes()
+    world.passes(100.0)
+    world.now += 60.0
+    world.happens(events.Ticked())
+    world.passes(119.0)
+    assert world.state.pods["pod-1"].state is PodState.FORMING
+
+
+@pytest.mark.parametrize(
+    ("hosts", "phase", "suspect", "may_be"),
+    [
+        (1, "compute", "", False),
+        (1, "exchange", "", False),
+        (1, "exchange", "pod-1", True),
+        (1, "compile", "pod-1", True),
+        (2, "compute", "", True),
+        (2, "exchange", "", True),
+        (2, "exchange", "pod-1", True),
+        (2, "fetch", "", False),
+        (2, "data", "", False),
+        (2, "compile", "", False),
+        (2, "compile", "pod-1", True),
+    ],
+)
+def test_fault_may_be_anothers_when_it_names_a_peer_or_breaks_in_lockstep_with_neighbours(
+    hosts: int, phase: str, suspect: str, may_be: bool
+) -> None:
+    fault = events.JobFaulted(ref("pod-0"), Assignment("job-1", 1), phase, 3, "it broke", suspect)
+    assert _may_be_anothers(Pod("pod-0", hosts), fault) is may_be
+
+
+def test_fault_in_lockstep_waits_for_the_neighbour_whose_end_caused_it() -> None:
+    world = _running(hosts=2)
+    fault = events.JobFaulted(ref("pod-1", 0), world.assignment(), "compute", 3, "aborted", "")
+    world.happens(fault)
+    assert world.job().state is JobState.RUNNING and world.noted() == ["job.suspected"]
+    world.happens(events.HostDetached(ref("pod-1", 1), "gone"))
+    assert world.job().reason.code == "PodLost"
+    assert world.job().reason.message.startswith("host 1 of pod-1")
+
+
+def test_pods_of_another_job_are_not_expected_to_let_go() -> None:
+    world = two_pods()
+    world.start("job-1", min_pods=1, max_pods=1)
+    world.start("job-2", min_pods=1, max_pods=1)
+    world.happens(events.CancelRequested("job-2", "ada"))
+    assert world.state.pods["pod-0"].releasing_since is None
+    assert world.state.pods["pod-1"].releasing_since == world.now

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from controller.core import commands, events, machine
 from controller.core.cluster import Assignment, HostRef, Inventory
-from controller.core.job import Job, JobSpec
+from controller.core.job import Job, JobSpec, JobState
 from controller.core.liveness import LivenessPolicy
 from controller.core.program import Program
 from controller.core.step import StepRecord
@@ -181,20 +181,11 @@ class World:
     def restart(self, jobs: Iterable[Job]) -> None:
         """Another controller takes over; it knows of a job what the store does."""
         self.state = State()
+        kept = {"id", "spec", "state", "reason", "created_at", "attempt", "generation"}
+        of_a_cancel = {"admitted_at", "started_at", "progress"}
         for job in jobs:
-            self.happens(
-                events.JobReloaded(
-                    Job(
-                        job.id,
-                        job.spec,
-                        job.state,
-                        job.reason,
-                        job.created_at,
-                        job.attempt,
-                        job.generation,
-                    )
-                )
-            )
+            known = kept | (of_a_cancel if job.state is JobState.CANCELLING else set())
+            self.happens(events.JobReloaded(Job(**{name: getattr(job, name) for name in known})))
 
 
 def two_pods(**policy: float) -> World:

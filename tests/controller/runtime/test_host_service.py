@@ -16,6 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from controller.config import Address
 from controller.core import commands, events
 from controller.core.cluster import Assignment
+from controller.runtime import host_service
 from controller.runtime.host_service import (
     BUNDLE_CHUNK_BYTES,
     ControlService,
@@ -181,6 +182,31 @@ async def test_stream_without_a_message_is_turned_away(served: Served) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await call.read()
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_stream_that_stays_silent_is_turned_away_after_the_deadline(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert host_service.HELLO_DEADLINE_SECONDS == 10.0
+    monkeypatch.setattr(host_service, "HELLO_DEADLINE_SECONDS", 0.05)
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await asyncio.wait_for(served.attach().read(), 5)
+    assert refused.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert "no hello came within 0.05 s" in str(refused.value.details())
+    assert served.events.empty()
+
+
+async def test_host_that_said_hello_may_be_silent_beyond_the_deadline(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host_service, "HELLO_DEADLINE_SECONDS", 0.05)
+    call = served.attach(hello())
+    assert isinstance(await served.next(), events.HostAttached)
+    with pytest.raises(grpc.aio.AioRpcError):
+        await asyncio.wait_for(served.attach().read(), 5)
+    served.control.send(commands.GrantWindow(HOST, Assignment("job-1", 1), 1))
+    assert (await call.read()).grant_window.last_step == 1
+    call.cancel()
 
 
 async def test_message_that_cannot_be_read_ends_the_host(served: Served) -> None:

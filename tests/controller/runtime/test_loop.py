@@ -3,7 +3,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import math
 import pathlib
+import threading
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 
 from controller.core import commands, events
 from controller.core.cluster import Assignment
-from controller.core.errors import InvalidTransition, UnknownJob
+from controller.core.errors import InvalidTransition, JobIsLive, UnknownJob
 from controller.core.job import Job, JobState, Reason
 from controller.core.liveness import LivenessPolicy
 from controller.core.step import MergedStep
@@ -248,6 +250,105 @@ async def test_steps_that_cannot_be_written_are_lost_for_the_curve_only(
     assert "step records could not be written: no space left" in caplog.text
 
 
+class _Erasing(Store):
+    """Erases until something was committed meanwhile."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.began = threading.Event()
+        self.committed = threading.Event()
+        self.threads: set[str] = set()
+
+    def commit(self, *args: Any) -> None:
+        super().commit(*args)
+        self.committed.set()
+        self.threads.add(threading.current_thread().name)
+
+    def erase_some(self, job_id: str, most: int) -> bool:
+        self.began.set()
+        self.threads.add(threading.current_thread().name)
+        return self.committed.is_set() and super().erase_some(job_id, most)
+
+
+class _Broken(_Erasing):
+    """Cannot erase."""
+
+    def erase_some(self, job_id: str, most: int) -> bool:
+        raise OSError("disk on fire")
+
+
+@pytest.fixture
+async def erasing(
+    tmp_path: pathlib.Path, request: pytest.FixtureRequest
+) -> AsyncIterator[_Erasing]:
+    opened = getattr(request, "param", _Erasing)(f"sqlite:///{tmp_path / 'loop.db'}")
+    opened.migrate()
+    yield opened
+    opened.close()
+
+
+async def test_decision_goes_before_the_next_batch_of_a_deletion(erasing: _Erasing) -> None:
+    loop = _loop(erasing, Observed())
+    async with running(loop):
+        deleted = asyncio.create_task(loop.ask(events.DeleteRequested("job-0")))
+        await asyncio.to_thread(erasing.began.wait, 5)
+        async with asyncio.timeout(5):
+            await loop.ask(events.JobSubmitted("job-1", spec()))
+            await deleted
+    assert erasing.threads == {"store-writer_0"}
+
+
+async def test_deleted_job_is_gone_when_ask_returns(store: Store) -> None:
+    loop = _loop(store, Observed())
+    async with running(loop):
+        await _start(loop)
+        await loop.ask(_applied(1, 2, 3, 4))
+        await loop.ask(events.DeleteRequested("job-1"))
+        assert store.job_document("job-1") is None
+        assert store.steps("job-1", 0, 9) == store.events(0, 9, "job-1") == []
+
+
+async def test_delete_of_a_live_job_raises_to_the_asker_and_erases_nothing(store: Store) -> None:
+    loop = _loop(store, Observed())
+    async with running(loop):
+        await _start(loop)
+        with pytest.raises(JobIsLive):
+            await loop.ask(events.DeleteRequested("job-1"))
+        assert store.job_document("job-1") is not None
+
+
+@pytest.mark.parametrize("erasing", [_Broken], indirect=True)
+async def test_job_that_cannot_be_erased_is_an_error_to_the_asker_alone(erasing: _Erasing) -> None:
+    loop = _loop(erasing, Observed())
+    async with running(loop) as task:
+        with pytest.raises(OSError, match="disk on fire"):
+            await loop.ask(events.DeleteRequested("job-0"))
+        await loop.ask(events.JobSubmitted("job-1", spec()))
+        assert not task.done()
+
+
+@pytest.mark.parametrize("erasing", [_Broken], indirect=True)
+async def test_job_that_cannot_be_erased_is_logged_when_nobody_waits(
+    erasing: _Erasing, caplog: pytest.LogCaptureFixture
+) -> None:
+    loop = _loop(erasing, Observed())
+    loop.post(events.DeleteRequested("job-0"))
+    async with running(loop):
+        async with asyncio.timeout(5):
+            while "could not be erased; delete it again" not in caplog.text:
+                await loop.changed()
+
+
+async def test_deletion_under_way_does_not_keep_the_loop_from_stopping(erasing: _Erasing) -> None:
+    loop = _loop(erasing, Observed())
+    async with asyncio.timeout(5):
+        async with running(loop):
+            deleted = asyncio.create_task(loop.ask(events.DeleteRequested("job-0")))
+            await asyncio.to_thread(erasing.began.wait, 5)
+        with pytest.raises(asyncio.CancelledError):
+            await deleted
+
+
 async def test_reload_takes_up_what_an_earlier_controller_left(store: Store) -> None:
     first = _loop(store, Observed())
     async with running(first):
@@ -271,13 +372,62 @@ async def test_reload_finishes_a_cancel(store: Store) -> None:
     first = _loop(store, Observed())
     async with running(first):
         await _start(first)
+        await first.ask(_applied(1, 2))
         await first.ask(events.CancelRequested("job-1", "ada"))
         assert first.state.jobs["job-1"].state is JobState.CANCELLING
+        assert [step["step"] for step in store.steps("job-1", 0, 9)] == [1, 2]
+        at_cancel = store.job_document("job-1")
     second = _loop(store, Observed())
     await second.reload()
     async with running(second):
         await _pod(second)
         assert second.state.jobs == {}
     document = store.job_document("job-1")
-    assert document is not None
+    assert document is not None and at_cancel is not None
     assert (document["state"], document["reason"]["message"]) == ("CANCELLED", "cancelled by ada")
+    assert (document["step"], document["tokens"], document["loss"]) == (2, 2048, 2.5)
+    for field in (
+        *("step", "target_steps", "tokens", "loss", "loss_is_finite", "admitted_at", "started_at"),
+        *("link_bytes", "exposed_seconds", "time_seconds", "goodput"),
+    ):
+        assert document[field] == at_cancel[field], field
+
+
+async def test_reload_finishes_a_cancel_of_a_job_that_never_stepped(store: Store) -> None:
+    first = _loop(store, Observed())
+    async with running(first):
+        await _start(first)
+        await first.ask(events.CancelRequested("job-1", "ada"))
+    second = _loop(store, Observed())
+    await second.reload()
+    async with running(second):
+        await _pod(second)
+    document = store.job_document("job-1")
+    assert document is not None and document["state"] == "CANCELLED"
+    assert (document["step"], document["loss"]) == (0, None)
+    assert document["started_at"] == 1000.0
+
+
+async def test_reload_finishes_a_cancel_without_steps_of_an_earlier_attempt(store: Store) -> None:
+    """The job came to step 2 before it started over, and to step 1 since."""
+    first = _loop(store, Observed())
+    async with running(first):
+        await _start(first)
+        await first.ask(_applied(1, 2))
+    second = _loop(store, Observed())
+    await second.reload()
+    again = Assignment("job-1", 2)
+    async with running(second):
+        await _pod(second)
+        await second.ask(events.ProgramLowered(again, PROGRAM))
+        await second.ask(events.ProgramReady(ref("pod-0"), again, 1.0, 0.5, "d", 1000))
+        one = (record(1, loss=math.nan),)
+        await second.ask(events.StepsApplied(ref("pod-0"), again, one))
+        await second.ask(events.CancelRequested("job-1", "ada"))
+    third = _loop(store, Observed())
+    await third.reload()
+    async with running(third):
+        await _pod(third)
+    document = store.job_document("job-1")
+    assert document is not None and document["state"] == "CANCELLED"
+    assert (document["step"], document["loss"], document["loss_is_finite"]) == (1, None, False)

@@ -11,6 +11,7 @@ import sys
 import pytest
 
 from controller.config import Fleet
+from controller.runtime.launcher import local
 from controller.runtime.launcher.base import WorkerPlan
 from controller.runtime.launcher.command import log_path, pod_names, worker_command
 from controller.runtime.launcher.command import worker_environment as environment_of
@@ -147,6 +148,60 @@ async def test_processes_that_have_ended_are_left_alone(tmp_path: pathlib.Path) 
     await end_processes([ended], signal.SIGTERM)
     await end_processes([], signal.SIGKILL)
     assert ended.returncode == 0
+
+
+async def test_pod_that_cannot_be_started_is_reported_by_name_and_tried_again_as_a_whole(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The second host of two cannot be started at first."""
+    started: list[Process] = []
+    complete = asyncio.Event()
+
+    async def start(*_: object) -> Process:
+        if len(started) == 1 and not caplog.records:
+            raise OSError("no space left on device")
+        started.append(await _process(tmp_path, "import time; time.sleep(600)"))
+        if len(started) == 3:
+            complete.set()
+        return started[-1]
+
+    monkeypatch.setattr(local, "start_process", start)
+    launcher = LocalLauncher()
+    await launcher.start(_plan(tmp_path, pods=1, hosts_per_pod=2))
+    await asyncio.wait_for(complete.wait(), 10)
+    assert started[0].returncode == -signal.SIGKILL
+    (report,) = caplog.records
+    assert report.levelname == "ERROR"
+    assert report.getMessage() == (
+        "pod-0 could not be kept running and is tried again: OSError: no space left on device"
+    )
+    await launcher.stop()
+    assert all(process.returncode is not None for process in started)
+
+
+async def test_pod_that_can_never_be_started_is_tried_ever_later(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float] = []
+    enough = asyncio.Event()
+
+    async def fail(*_: object) -> Process:
+        raise OSError("no space left on device")
+
+    class Delay(RestartDelay):
+        def after(self, lived_seconds: float) -> float:
+            waited.append(super().after(lived_seconds))
+            if len(waited) == len(RESTART_DELAYS_SECONDS):
+                enough.set()
+            return 0.0
+
+    monkeypatch.setattr(local, "start_process", fail)
+    monkeypatch.setattr(local, "RestartDelay", Delay)
+    launcher = LocalLauncher()
+    await launcher.start(_plan(tmp_path, pods=1))
+    await asyncio.wait_for(enough.wait(), 10)
+    await launcher.stop()
+    assert waited[: len(RESTART_DELAYS_SECONDS)] == list(RESTART_DELAYS_SECONDS)
 
 
 async def test_pod_that_somebody_else_started_is_not_the_launchers_to_restart(

@@ -10,11 +10,13 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from sqlalchemy.dialects import postgresql, sqlite
 
+from controller.config import ConfigError
 from controller.core.job import Job, JobState, Reason
 from controller.core.turn import Entry
 from controller.runtime import schema
-from controller.runtime.store import InvalidPageToken, JobQuery, JobRow, Store
+from controller.runtime.store import InvalidPageToken, JobQuery, JobRow, Store, put_steps
 from tests.controller.core.world import spec
 
 
@@ -212,6 +214,25 @@ def test_step_applied_again_replaces_its_record(store: Store) -> None:
     assert [document["loss"] for document in store.steps("a", 0, 10)] == [1.0, 0.5]
 
 
+def test_step_twice_in_a_batch_is_written_as_it_was_last(store: Store) -> None:
+    store.append_steps([("a", {"step": 1, "loss": 1.0}), ("a", {"step": 1, "loss": 0.5})])
+    assert [document["loss"] for document in store.steps("a", 0, 10)] == [0.5]
+
+
+@pytest.mark.parametrize("dialect", [sqlite.dialect(), postgresql.dialect()])
+def test_step_applied_again_replaces_its_record_in_every_dialect(dialect: sa.Dialect) -> None:
+    statement = str(put_steps(dialect.name).compile(dialect=dialect))
+    assert statement.startswith("INSERT INTO steps (job_id, step, document) VALUES")
+    assert statement.endswith(
+        "ON CONFLICT (job_id, step) DO UPDATE SET document = excluded.document"
+    )
+
+
+def test_database_of_an_unknown_kind_is_refused_with_those_that_are_known() -> None:
+    with pytest.raises(ConfigError, match="mysql cannot be the store; name a sqlite or postgresql"):
+        Store("mysql://nowhere/x")
+
+
 @pytest.mark.parametrize("count", [1, 9, 10, 11, 99, 1000])
 @pytest.mark.parametrize("points", [1, 2, 10])
 def test_sampled_steps_are_even_few_and_end_with_the_newest(
@@ -252,8 +273,27 @@ def test_deleted_job_is_forgotten_and_its_numbers_are_not_used_again(store: Stor
     for job_id in ("a", "b"):
         _commit(store, _job(job_id), entries=(Entry("job.submitted", job_id, job_id),))
         _steps(store, job_id, 1)
-    store.delete_job("b")
+    assert store.erase_some("b", 10)
     assert _ids(store) == ["a"] and store.steps("b", 0, 10) == []
     assert [event["job_id"] for event in store.events(0, 10)] == ["a"]
     _commit(store, entries=(Entry("pod.ready", "later"),))
     assert store.last_event_seq() == 3
+
+
+def test_job_is_erased_a_batch_at_a_time_and_itself_last(store: Store) -> None:
+    entries = tuple(Entry("job.waiting", str(number), "a") for number in range(3))
+    _commit(store, _job("a"), _job("b"), entries=entries)
+    _steps(store, "a", *range(1, 6))
+    _steps(store, "b", 1)
+    left: list[tuple[int, int, bool]] = []
+    gone = False
+    while not gone:
+        gone = store.erase_some("a", 2)
+        steps, events = store.steps("a", 0, 99), store.events(0, 99, "a")
+        left.append((len(steps), len(events), store.job_document("a") is not None))
+    assert left == [(3, 3, True), (1, 3, True), (0, 2, True), (0, 0, True), (0, 0, False)]
+    assert _ids(store) == ["b"] and _numbers(store.steps("b", 0, 10)) == [1]
+
+
+def test_job_that_is_gone_is_erased_again_without_harm(store: Store) -> None:
+    assert store.erase_some("never", 1)
