@@ -58,7 +58,7 @@ class Result:
 
 def versions() -> dict[str, str]:
     """Of everything that decides a figure; what is not installed is left out."""
-    found = {"python": platform.python_version(), "cores": str(len(os.sched_getaffinity(0)))}
+    found = {"python": platform.python_version(), "cores": str(os.cpu_count())}
     for package in _PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)

@@ -69,6 +69,9 @@ class ControllerConfig:
     state_dir: pathlib.Path
     http: Address = Address("127.0.0.1", 8400)
     grpc: Address = Address("127.0.0.1", 8401)
+    metrics_port: int | None = None
+    """Where /metrics alone is served, on the host of `http` and under its rules; None for nowhere
+    but `http`."""
     store_url: str = ""
     """SQLAlchemy URL; empty for SQLite in the state directory."""
     launcher: LauncherKind = LauncherKind.LOCAL
@@ -91,6 +94,11 @@ class ControllerConfig:
                 f"{self.grpc} is reachable from other machines and no join token is set; "
                 "set LANDBRIDGE_JOIN_TOKEN or bind to 127.0.0.1"
             )
+
+    @property
+    def metrics(self) -> Address | None:
+        """Where /metrics alone is served, if anywhere."""
+        return None if self.metrics_port is None else Address(self.http.host, self.metrics_port)
 
     @property
     def database_url(self) -> str:

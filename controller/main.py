@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import pathlib
 import signal
@@ -14,9 +15,12 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import uvicorn
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from controller.api.app import create_app
 from controller.api.context import ApiContext
+from controller.api.problems import ApiProblem, problem_response
 from controller.config import Address, ControllerConfig, LauncherKind
 from controller.core import commands
 from controller.core.liveness import LivenessPolicy
@@ -35,10 +39,22 @@ STREAM_GRACE_SECONDS = 2.0
 """Open event streams of browsers are cut off after this when the controller stops."""
 
 
-def serve(config: ControllerConfig, announce: Callable[[str, str], None]) -> int:
+@dataclasses.dataclass(frozen=True, slots=True)
+class Endpoints:
+    """Where a controller answers."""
+
+    http: str
+    """URL of the API."""
+    grpc: str
+    """HOST:PORT that workers dial."""
+    metrics: str
+    """URL of the metrics for Prometheus."""
+
+
+def serve(config: ControllerConfig, announce: Callable[[Endpoints], None]) -> int:
     """Run until SIGTERM or SIGINT; returns the exit status. Raises ConfigError, OSError.
 
-    `announce` is told the URL of the API and the address for workers when both answer.
+    `announce` is called once, when every endpoint answers.
     """
     config.check()
     config.state_dir.mkdir(parents=True, exist_ok=True)
@@ -46,7 +62,7 @@ def serve(config: ControllerConfig, announce: Callable[[str, str], None]) -> int
     return asyncio.run(_run(config, announce))
 
 
-async def _run(config: ControllerConfig, announce: Callable[[str, str], None]) -> int:
+async def _run(config: ControllerConfig, announce: Callable[[Endpoints], None]) -> int:
     # Made inside the event loop: a gRPC server belongs to the loop it is made in.
     return await _Controller(config).run(announce)
 
@@ -87,7 +103,7 @@ class _Controller:
             forget_job=self._metrics.forget,
         )
 
-    async def run(self, announce: Callable[[str, str], None]) -> int:
+    async def run(self, announce: Callable[[Endpoints], None]) -> int:
         stop = _stop_signal()
         self._store.migrate()
         async with contextlib.AsyncExitStack() as stack:
@@ -101,18 +117,31 @@ class _Controller:
             await self._loop.reload()
             loop_task = await stack.enter_async_context(_running(self._loop.run()))
             lag_task = await stack.enter_async_context(_running(self._metrics.watch_event_loop()))
-            http_address, http_task = await stack.enter_async_context(
-                _http(create_app(self._api), self._config)
-            )
-            stack.callback(self._api.stopping.set)
+            api_url, metrics_url, http_tasks = await stack.enter_async_context(self._answering())
             await self._launcher.start(plan)
-            announce(f"http://{http_address}", str(grpc_address))
+            announce(Endpoints(api_url, str(grpc_address), f"{metrics_url}/metrics"))
             stopped = asyncio.create_task(stop.wait())
-            tasks = {loop_task, lag_task, http_task, stopped}
+            tasks = {loop_task, lag_task, *http_tasks, stopped}
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
         return 0
+
+    @contextlib.asynccontextmanager
+    async def _answering(self) -> AsyncIterator[tuple[str, str, list[asyncio.Task[None]]]]:
+        """The URLs that serve the API and the metrics, and the tasks that do; raises OSError."""
+        app = create_app(self._api)
+        async with contextlib.AsyncExitStack() as stack:
+            url, serving = await stack.enter_async_context(_http(app, self._config.http))
+            urls, tasks = [url], [serving]
+            if self._config.metrics is not None:
+                url, serving = await stack.enter_async_context(
+                    _http(_MetricsOnly(app), self._config.metrics)
+                )
+                urls.append(url)
+                tasks.append(serving)
+            stack.callback(self._api.stopping.set)
+            yield urls[0], urls[-1], tasks
 
     def _worker_plan(self, grpc_address: Address) -> WorkerPlan:
         return WorkerPlan(
@@ -166,6 +195,22 @@ async def _running(coroutine: object) -> AsyncIterator[asyncio.Task[None]]:
         await asyncio.gather(task, return_exceptions=True)
 
 
+class _MetricsOnly:
+    """The API's application with its rules about who may ask, and nothing of it but /metrics."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] == "/metrics":
+            await self._app(scope, receive, send)
+            return
+        problem = ApiProblem(
+            404, "not-found", "this port serves /metrics alone; ask the port of the API (--http)"
+        )
+        await problem_response(Request(scope), problem)(scope, receive, send)
+
+
 class _Server(uvicorn.Server):
     """uvicorn without its signal handlers: the controller has its own."""
 
@@ -184,9 +229,8 @@ def _listen(address: Address) -> socket.socket:
 
 
 @contextlib.asynccontextmanager
-async def _http(
-    app: Callable[..., object], config: ControllerConfig
-) -> AsyncIterator[tuple[Address, asyncio.Task[None]]]:
+async def _http(app: ASGIApp, address: Address) -> AsyncIterator[tuple[str, asyncio.Task[None]]]:
+    """The URL of a server for the block, and the task that serves; raises OSError."""
     server = _Server(
         uvicorn.Config(
             app,
@@ -195,10 +239,10 @@ async def _http(
             timeout_graceful_shutdown=int(STREAM_GRACE_SECONDS),
         )
     )
-    sock = _listen(config.http)
+    sock = _listen(address)
     task = asyncio.create_task(server.serve(sockets=[sock]))
     try:
-        yield Address(config.http.host, sock.getsockname()[1]), task
+        yield f"http://{Address(address.host, sock.getsockname()[1])}", task
     finally:
         server.should_exit = True
         await asyncio.gather(task, return_exceptions=True)

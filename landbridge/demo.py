@@ -2,7 +2,8 @@
 
 Starts a controller with two pods of one device on free ports, submits a spec through REST, shows
 its progress, prints a summary and stops everything it started. The last line of stdout is one JSON
-document. Exit 0 only when the job succeeded and both pods hold the same bits.
+document. Exit 0 only when the job succeeded and both pods hold the same bits; 130 after SIGINT and
+143 after SIGTERM, which stop everything it started too.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ import argparse
 import json
 import os
 import pathlib
+import signal
 import sys
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 from rich.console import Console
 from rich.table import Table
@@ -36,6 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--devices-per-host", type=int, default=1)
     options = parser.parse_args(arguments)
     console = Console(stderr=True)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _exit)
     flags = [
         *("--pods", str(options.pods)),
         *("--hosts-per-pod", str(options.hosts_per_pod)),
@@ -46,11 +51,15 @@ def main(arguments: list[str] | None = None) -> int:
     except (LandbridgeError, LocalControllerError) as error:
         console.print(f"error: {error}", markup=False)
         return 1
-    except KeyboardInterrupt:
-        return 130
     print(json.dumps(summary), flush=True)
     digests = set(summary["digests"].values())
     return 0 if summary["state"] == "SUCCEEDED" and len(digests) == 1 and None not in digests else 1
+
+
+def _exit(number: int, _: FrameType | None) -> NoReturn:
+    """Ends the program as an exception, which stops the controller on its way; with the exit code
+    that shells give a process that died of the signal."""
+    raise SystemExit(128 + number)
 
 
 def _run(spec: pathlib.Path, flags: list[str], console: Console) -> Document:

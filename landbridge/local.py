@@ -1,12 +1,14 @@
 """A whole Landbridge on this machine for as long as a `with` block lasts: demos, tests, benchmarks.
 
 Starts `landbridge up` as a process of its own on free ports and stops it, with everything it
-started, at the end. Nothing of the controller is imported here.
+started, at the end, also when the block ends by an exception; when this process is killed, so is
+all of it. Nothing of the controller is imported here.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import pathlib
 import re
 import signal
@@ -15,7 +17,12 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 
-_READY = re.compile(r"landbridge is ready: (?P<http>http://\S+) grpc (?P<grpc>\S+)")
+_READY = re.compile(
+    r"landbridge is ready: (?P<address>http://\S+) grpc (?P<grpc>\S+) metrics (?P<metrics>http://\S+)"
+)
+
+_LEASH = (sys.executable, "-m", "controller.runtime.launcher.leash")
+"""Ends `up` with this process, whatever this one dies of and however early."""
 
 STOP_SECONDS = 30.0
 """`up` gives its workers 3 s to leave before it kills them; ten times that is a hang."""
@@ -28,23 +35,22 @@ class LocalControllerError(RuntimeError):
 class LocalController:
     """A running `landbridge up`."""
 
-    def __init__(self, process: subprocess.Popen[str], address: str, grpc: str) -> None:
+    def __init__(
+        self, process: subprocess.Popen[str], address: str, grpc: str, metrics: str
+    ) -> None:
         self.process = process
         self.address = address
         """Of the REST API, http://HOST:PORT."""
         self.grpc = grpc
         """HOST:PORT that workers dial."""
+        self.metrics = metrics
+        """URL of the metrics for Prometheus."""
 
     def stop(self) -> int:
-        """SIGTERM and wait; returns the exit status. Kills what does not end in STOP_SECONDS."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        try:
-            return self.process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-            raise
+        """SIGTERM and wait; returns the exit status. What does not end in STOP_SECONDS is killed,
+        and subprocess.TimeoutExpired is raised.
+        """
+        return _stop(self.process)
 
 
 @contextlib.contextmanager
@@ -53,7 +59,8 @@ def local_controller(
 ) -> Iterator[LocalController]:
     """Run `landbridge up` with these further arguments; raises LocalControllerError.
 
-    Without a state directory everything is kept in a temporary one and forgotten.
+    Without a state directory everything is kept in a temporary one and forgotten. The thread that
+    enters the block must live until its end.
     """
     with contextlib.ExitStack() as stack:
         if state_dir is None:
@@ -61,29 +68,34 @@ def local_controller(
             state_dir = pathlib.Path(name)
         state_dir.mkdir(parents=True, exist_ok=True)
         said = stack.enter_context((state_dir / "up.log").open("w+"))
-        command = [sys.executable, "-m", "landbridge", "up", "--state-dir", str(state_dir)]
-        command += ["--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", *arguments]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, text=True)
-        controller = LocalController(process, *_wait_until_ready(process, state_dir))
-        stack.callback(_close, process)
-        try:
-            yield controller
-        finally:
-            controller.stop()
+        command = [*_LEASH, str(os.getpid()), sys.executable, "-m", "landbridge", "up"]
+        command += ["--state-dir", str(state_dir), "--http", "127.0.0.1:0"]
+        command += ["--grpc", "127.0.0.1:0", *arguments]
+        process = stack.enter_context(
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, text=True)
+        )
+        stack.callback(_stop, process)
+        yield LocalController(process, **_wait_until_ready(process, state_dir))
 
 
-def _wait_until_ready(process: subprocess.Popen[str], state_dir: pathlib.Path) -> tuple[str, str]:
-    """Addresses from the ready line; the end of the output is the end of the process."""
+def _wait_until_ready(process: subprocess.Popen[str], state_dir: pathlib.Path) -> dict[str, str]:
+    """What the ready line says, by name; the end of the output is the end of the process."""
     assert process.stdout is not None
     for line in process.stdout:
         found = _READY.search(line)
         if found:
-            return found["http"], found["grpc"]
+            return found.groupdict()
     status = process.wait()
     said = (state_dir / "up.log").read_text().strip()
     raise LocalControllerError(f"landbridge up ended with status {status}: {said}")
 
 
-def _close(process: subprocess.Popen[str]) -> None:
-    if process.stdout is not None:
-        process.stdout.close()
+def _stop(process: subprocess.Popen[str]) -> int:
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+    try:
+        return process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        raise

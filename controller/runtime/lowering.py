@@ -23,6 +23,7 @@ from typing import Any
 from controller.core import commands, events
 from controller.core.cluster import Assignment
 from controller.core.program import Program
+from controller.runtime.launcher.command import leashed
 
 logger = logging.getLogger(__name__)
 
@@ -94,13 +95,10 @@ class Lowerer:
     async def _run(self, request: Mapping[str, Any]) -> dict[str, Any]:
         request_path = self._bundles / f"{_cache_key(request)}.request.json"
         await asyncio.to_thread(request_path.write_text, json.dumps(request, sort_keys=True))
+        lower = [sys.executable, "-m", "model.lower", str(request_path), "--out", self._bundles]
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "model.lower",
-            str(request_path),
-            "--out",
-            str(self._bundles),
+            # It would go on for a controller that was killed.
+            *leashed([str(word) for word in lower]),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,

@@ -2,18 +2,40 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from landbridge import figures
 from landbridge.cli import output
 from landbridge.cli.options import Address, Json, client
+
+Document = dict[str, Any]
 
 
 def pods(address: Address = "", json: Json = False) -> int:
     """List the pods."""
     with client(address) as api:
-        document = api.pods()
-    if json:
-        output.data(document)
-        return output.OK
+        return output.answer(api.pods(), json, _show_pods)
+
+
+def links(address: Address = "", json: Json = False) -> int:
+    """List the traffic between pods."""
+    with client(address) as api:
+        return output.answer(api.links(), json, _show_links)
+
+
+def version(address: Address = "", json: Json = False) -> int:
+    """Tell the versions of this command and of the controller."""
+    import importlib.metadata
+
+    with client(address) as api:
+        versions = {"client": importlib.metadata.version("landbridge"), "controller": api.version()}
+    return output.answer(versions, json, _show_versions)
+
+
+COMMANDS = (pods, links, version)
+
+
+def _show_pods(document: Document) -> None:
     rows = [
         (
             pod["name"],
@@ -25,16 +47,9 @@ def pods(address: Address = "", json: Json = False) -> int:
         for pod in document["pods"]
     ]
     output.table(("POD", "STATE", "HOSTS", "DEVICES", "JOB"), rows)
-    return output.OK
 
 
-def links(address: Address = "", json: Json = False) -> int:
-    """List the traffic between pods."""
-    with client(address) as api:
-        document = api.links()
-    if json:
-        output.data(document)
-        return output.OK
+def _show_links(document: Document) -> None:
     rows = [
         (
             link["src"],
@@ -46,21 +61,8 @@ def links(address: Address = "", json: Json = False) -> int:
         for link in document["links"]
     ]
     output.table(("FROM", "TO", "SENT", "WHILE SENDING", "SENT AGAIN"), rows)
-    return output.OK
 
 
-def version(address: Address = "", json: Json = False) -> int:
-    """Tell the versions of this command and of the controller."""
-    import importlib.metadata
-
-    with client(address) as api:
-        document = {"client": importlib.metadata.version("landbridge"), "controller": api.version()}
-    if json:
-        output.data(document)
-        return output.OK
+def _show_versions(document: Document) -> None:
     print(f"client      {document['client']}")
     print(f"controller  {document['controller']['landbridge']}")
-    return output.OK
-
-
-COMMANDS = (pods, links, version)

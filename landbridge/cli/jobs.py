@@ -34,37 +34,24 @@ def submit(
         output.say(f"submitted {job['name']}; see {api.address}/jobs/{job['id']}")
         if wait:
             return _wait(api, job, timeout, json)
-        if json:
-            output.data(job)
-        else:
-            output.say(f"follow it with: landbridge job {job['id']}")
-            print(job["id"])
-    return output.OK
+        return output.answer(job, json, _show_submitted)
 
 
 def validate(spec: SpecFile, address: Address = "", json: Json = False) -> int:
     """Check a job spec in full; nothing starts."""
-    with client(address) as api:
-        plan = api.validate(spec)
-    if json:
-        output.data(plan)
-    else:
+
+    def show(plan: Document) -> None:
         _warn(plan)
         print(f"{spec} is valid")
-    return output.OK
+
+    with client(address) as api:
+        return output.answer(api.validate(spec), json, show)
 
 
 def plan(spec: SpecFile, address: Address = "", json: Json = False) -> int:
     """Tell what a job would be; nothing starts."""
     with client(address) as api:
-        document = api.plan(spec)
-    if json:
-        output.data(document)
-        return output.OK
-    _warn(document)
-    shown = {key: value for key, value in document.items() if isinstance(value, (int, float))}
-    output.table(("FIGURE", "VALUE"), [(key, f"{value:,}") for key, value in shown.items()])
-    return output.OK
+        return output.answer(api.plan(spec), json, _show_plan)
 
 
 def jobs(
@@ -78,26 +65,14 @@ def jobs(
     """List jobs, newest first."""
     states = [item.upper() for item in state or []] or None
     with client(address) as api:
-        document = api.jobs(state=states, label=label or None, page_size=limit, page_token=page)
-    if json:
-        output.data(document)
-        return output.OK
-    headings = ("ID", "NAME", "STATE", "STEP", "LOSS", "TOKENS/S", "MFU", "REASON")
-    output.table(headings, [_job_row(job) for job in document["jobs"]])
-    if document["next_page_token"]:
-        output.say(f"there are more: --page {document['next_page_token']}")
-    return output.OK
+        found = api.jobs(state=states, label=label or None, page_size=limit, page_token=page)
+        return output.answer(found, json, _show_jobs)
 
 
 def job(job_id: JobId, address: Address = "", json: Json = False) -> int:
     """Show one job."""
     with client(address) as api:
-        document = api.job(job_id)
-    if json:
-        output.data(document)
-    else:
-        _show(document)
-    return output.OK
+        return output.answer(api.job(job_id), json, _show_job)
 
 
 def steps(
@@ -110,22 +85,8 @@ def steps(
 ) -> int:
     """List the steps of a job."""
     with client(address) as api:
-        document = api.steps(job_id, after=after, limit=limit, points=points)
-    if json:
-        output.data(document)
-        return output.OK
-    rows = [
-        (
-            str(step["step"]),
-            figures.fixed(step["loss"]),
-            f"{step['seconds']:.3f}",
-            f"{step['exposed_seconds']:.3f}",
-            figures.percent(step["mfu"]),
-        )
-        for step in document["steps"]
-    ]
-    output.table(("STEP", "LOSS", "SECONDS", "EXPOSED", "MFU"), rows)
-    return output.OK
+        found = api.steps(job_id, after=after, limit=limit, points=points)
+        return output.answer(found, json, _show_steps)
 
 
 def events(
@@ -136,28 +97,17 @@ def events(
 ) -> int:
     """Tell what was decided about a job, and why. With --follow and --json: one event a line."""
     with client(address) as api:
-        if follow:
-            for event in api.follow(job_id):
-                output.data(event) if json else _print_event(event)
-            return output.OK
-        document = api.events(job_id)
-    if json:
-        output.data(document)
-    else:
-        for event in document["events"]:
-            _print_event(event)
+        if not follow:
+            return output.answer(api.events(job_id), json, _show_events)
+        for event in api.follow(job_id):
+            output.answer(event, json, _show_event)
     return output.OK
 
 
 def cancel(job_id: JobId, address: Address = "", json: Json = False) -> int:
     """Stop a job."""
     with client(address) as api:
-        document = api.cancel(job_id)
-    if json:
-        output.data(document)
-    else:
-        print(f"{document['id']} {document['state']}")
-    return output.OK
+        return output.answer(api.cancel(job_id), json, _show_state)
 
 
 COMMANDS = (submit, validate, plan, jobs, job, steps, events, cancel)
@@ -178,11 +128,26 @@ def _wait(api: Client, job: Document, timeout: float | None, as_json: bool) -> i
             f"stop it: landbridge cancel {job['id']}"
         )
         raise
-    if as_json:
-        output.data(ended)
-    else:
-        _show(ended)
+    output.answer(ended, as_json, _show_job)
     return output.OK if ended["state"] == "SUCCEEDED" else output.JOB_FAILED
+
+
+def _show_submitted(job: Document) -> None:
+    output.say(f"follow it with: landbridge job {job['id']}")
+    print(job["id"])
+
+
+def _show_plan(plan: Document) -> None:
+    _warn(plan)
+    shown = {key: value for key, value in plan.items() if isinstance(value, (int, float))}
+    output.table(("FIGURE", "VALUE"), [(key, f"{value:,}") for key, value in shown.items()])
+
+
+def _show_jobs(document: Document) -> None:
+    headings = ("ID", "NAME", "STATE", "STEP", "LOSS", "TOKENS/S", "MFU", "REASON")
+    output.table(headings, [_job_row(job) for job in document["jobs"]])
+    if document["next_page_token"]:
+        output.say(f"there are more: --page {document['next_page_token']}")
 
 
 def _job_row(job: Document) -> tuple[str, ...]:
@@ -198,7 +163,7 @@ def _job_row(job: Document) -> tuple[str, ...]:
     )
 
 
-def _show(job: Document) -> None:
+def _show_job(job: Document) -> None:
     seconds = job["step_seconds"] or {}
     facts = {
         "id": job["id"],
@@ -223,7 +188,30 @@ def _show(job: Document) -> None:
         print(f"{pod['name'].ljust(width)}  step {pod['applied_step']}, {held}")
 
 
-def _print_event(event: Document) -> None:
+def _show_state(job: Document) -> None:
+    print(f"{job['id']} {job['state']}")
+
+
+def _show_steps(document: Document) -> None:
+    rows = [
+        (
+            str(step["step"]),
+            figures.fixed(step["loss"]),
+            f"{step['seconds']:.3f}",
+            f"{step['exposed_seconds']:.3f}",
+            figures.percent(step["mfu"]),
+        )
+        for step in document["steps"]
+    ]
+    output.table(("STEP", "LOSS", "SECONDS", "EXPOSED", "MFU"), rows)
+
+
+def _show_events(document: Document) -> None:
+    for event in document["events"]:
+        _show_event(event)
+
+
+def _show_event(event: Document) -> None:
     import datetime
 
     time = datetime.datetime.fromtimestamp(event["time"], datetime.UTC)

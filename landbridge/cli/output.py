@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from typer.exceptions import TyperException
@@ -34,6 +34,15 @@ def say(message: str) -> None:
 def data(document: Any) -> None:
     """The answer, for machines: one line of JSON."""
     print(json.dumps(document, allow_nan=False), flush=True)
+
+
+def answer(document: Any, as_json: bool, show: Callable[[Any], None]) -> int:
+    """Print what the controller answered, as JSON or as `show` does for people; returns OK."""
+    if as_json:
+        data(document)
+    else:
+        show(document)
+    return OK
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import tomllib
-from typing import Annotated
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -13,13 +15,10 @@ from landbridge.cli import output
 from landbridge.cli.options import Json
 from landbridge.errors import LandbridgeError
 
-DEFAULT_STATE_DIR = pathlib.Path("~/.landbridge")
+if TYPE_CHECKING:
+    from controller.main import Endpoints
 
-StateDir = Annotated[
-    pathlib.Path, typer.Option(help="Where everything that lasts is kept.", file_okay=False)
-]
-Bandwidth = Annotated[str, typer.Option(help="Emulate a link of this rate, such as 200Mbit.")]
-Latency = Annotated[str, typer.Option(help="Emulate a link of this delay, such as 5ms.")]
+DEFAULT_STATE_DIR = pathlib.Path("~/.landbridge")
 
 
 def _take_defaults(context: typer.Context, path: pathlib.Path | None) -> pathlib.Path | None:
@@ -38,30 +37,47 @@ def _take_defaults(context: typer.Context, path: pathlib.Path | None) -> pathlib
     return path
 
 
+StateDir = Annotated[
+    pathlib.Path, typer.Option(help="Where everything that lasts is kept.", file_okay=False)
+]
+Bandwidth = Annotated[str, typer.Option(help="Emulate a link of this rate, such as 200Mbit.")]
+Latency = Annotated[str, typer.Option(help="Emulate a link of this delay, such as 5ms.")]
+MetricsPort = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        max=65535,
+        help="Serve /metrics alone on this port too, at the host of the API.",
+    ),
+]
+ConfigFile = Annotated[
+    pathlib.Path | None,
+    typer.Option(
+        exists=True,
+        dir_okay=False,
+        is_eager=True,
+        callback=_take_defaults,
+        help="TOML with these options as keys, words joined by _.",
+    ),
+]
+
+
 def up(
     pods: Annotated[int, typer.Option(min=0, help="Pods to start.")] = 2,
     hosts_per_pod: Annotated[int, typer.Option(min=1)] = 1,
     devices_per_host: Annotated[int, typer.Option(min=1, help="Virtual CPU devices.")] = 2,
     launcher: Annotated[
-        str, typer.Option(help="local, ray or none: who starts workers.")
+        Literal["local", "ray", "none"], typer.Option(help="Who starts workers.")
     ] = "local",
     http: Annotated[str, typer.Option(help="HOST:PORT of the API.")] = "127.0.0.1:8400",
     grpc: Annotated[str, typer.Option(help="HOST:PORT for workers.")] = "127.0.0.1:8401",
+    metrics_port: MetricsPort = None,
     state_dir: StateDir = DEFAULT_STATE_DIR,
     store: Annotated[str, typer.Option(help="SQLAlchemy URL; SQLite if left out.")] = "",
     link_bandwidth: Bandwidth = "",
     link_latency: Latency = "",
     ray_address: Annotated[str, typer.Option(help="Ray cluster to use.")] = "",
-    config: Annotated[
-        pathlib.Path | None,
-        typer.Option(
-            exists=True,
-            dir_okay=False,
-            is_eager=True,
-            callback=_take_defaults,
-            help="TOML with these options as keys, words joined by _.",
-        ),
-    ] = None,
+    config: ConfigFile = None,
     json: Json = False,
 ) -> int:
     """Run a controller and, with the local launcher, the pods of a simulated fleet.
@@ -72,25 +88,20 @@ def up(
     from controller import main
     from controller.config import Address, ConfigError, ControllerConfig, Fleet, LauncherKind
 
-    try:
-        return main.serve(
-            ControllerConfig(
-                state_dir=state_dir.expanduser(),
-                http=Address.parse(http),
-                grpc=Address.parse(grpc),
-                store_url=store,
-                launcher=LauncherKind(launcher),
-                fleet=Fleet(pods, hosts_per_pod, devices_per_host, link_bandwidth, link_latency),
-                ray_address=ray_address,
-                token=os.environ.get("LANDBRIDGE_TOKEN", ""),
-                join_token=os.environ.get("LANDBRIDGE_JOIN_TOKEN", ""),
-            ),
-            _announce_json if json else _announce,
+    with _starting("controller", refusal=ConfigError):
+        told = ControllerConfig(
+            state_dir=state_dir.expanduser(),
+            http=Address.parse(http),
+            grpc=Address.parse(grpc),
+            metrics_port=metrics_port,
+            store_url=store,
+            launcher=LauncherKind(launcher),
+            fleet=Fleet(pods, hosts_per_pod, devices_per_host, link_bandwidth, link_latency),
+            ray_address=ray_address,
+            token=os.environ.get("LANDBRIDGE_TOKEN", ""),
+            join_token=os.environ.get("LANDBRIDGE_JOIN_TOKEN", ""),
         )
-    except (ConfigError, ValueError) as error:
-        raise typer.BadParameter(str(error)) from error
-    except OSError as error:
-        raise LandbridgeError("cannot-start", f"the controller cannot start: {error}") from error
+        return main.serve(told, _announce_json if json else _announce)
 
 
 def worker(
@@ -116,35 +127,41 @@ def worker(
     from workers import main
     from workers.config import WorkerConfig
 
-    try:
-        return main.serve(
-            WorkerConfig(
-                controller=controller,
-                pod=pod,
-                host_index=host_index,
-                state_dir=state_dir.expanduser(),
-                hosts=hosts,
-                listen=listen,
-                advertise=advertise,
-                devices=devices,
-                cpus=tuple(int(core) for core in cpus.split(",") if core),
-                link_bandwidth=link_bandwidth,
-                link_latency=link_latency,
-                join_token=os.environ.get("LANDBRIDGE_JOIN_TOKEN", ""),
-            )
+    with _starting("worker", refusal=ValueError):
+        told = WorkerConfig(
+            controller=controller,
+            pod=pod,
+            host_index=host_index,
+            state_dir=state_dir.expanduser(),
+            hosts=hosts,
+            listen=listen,
+            advertise=advertise,
+            devices=devices,
+            cpus=tuple(int(core) for core in cpus.split(",") if core),
+            link_bandwidth=link_bandwidth,
+            link_latency=link_latency,
+            join_token=os.environ.get("LANDBRIDGE_JOIN_TOKEN", ""),
         )
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
-    except OSError as error:
-        raise LandbridgeError("cannot-start", f"the worker cannot start: {error}") from error
-
-
-def _announce(http: str, grpc: str) -> None:
-    print(f"landbridge is ready: {http} grpc {grpc}", flush=True)
-
-
-def _announce_json(http: str, grpc: str) -> None:
-    output.data({"http": http, "grpc": grpc})
+        return main.serve(told)
 
 
 COMMANDS = (up, worker)
+
+
+@contextlib.contextmanager
+def _starting(what: str, *, refusal: type[ValueError]) -> Iterator[None]:
+    """Options that are refused become a usage error, and what the system refuses says so."""
+    try:
+        yield
+    except refusal as error:
+        raise typer.BadParameter(str(error)) from error
+    except OSError as error:
+        raise LandbridgeError("cannot-start", f"the {what} cannot start: {error}") from error
+
+
+def _announce(at: Endpoints) -> None:
+    print(f"landbridge is ready: {at.http} grpc {at.grpc} metrics {at.metrics}", flush=True)
+
+
+def _announce_json(at: Endpoints) -> None:
+    output.data({"http": at.http, "grpc": at.grpc, "metrics": at.metrics})

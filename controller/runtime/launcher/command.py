@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
@@ -35,6 +36,14 @@ def worker_command(
     if fleet.link_latency:
         command += ["--link-latency", fleet.link_latency]
     return command
+
+
+def leashed(command: Sequence[str]) -> list[str]:
+    """The command, tied to this process: on Linux the kernel kills it when this one dies.
+
+    To be started from a thread that lives as long as the process.
+    """
+    return [sys.executable, "-m", "controller.runtime.launcher.leash", str(os.getpid()), *command]
 
 
 WORKER_TUNABLES: Mapping[str, str] = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}

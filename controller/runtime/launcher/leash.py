@@ -3,7 +3,8 @@
     python -m controller.runtime.launcher.leash PARENT_PID COMMAND...
 
 A process of its own because a function run between fork and exec (subprocess's preexec_fn) may
-deadlock in a parent with as many threads as Ray's.
+deadlock in a parent with threads, and Ray and gRPC have many. The kernel takes the thread that
+started the process for its parent.
 """
 
 from __future__ import annotations

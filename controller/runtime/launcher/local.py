@@ -2,20 +2,22 @@
 
 Pods that shared cores would slow each other down and make every utilisation figure a lie, so a pod
 is bound to its part when there are at least as many cores as pods. A process that ends is started
-again, together with the rest of its pod.
+again, together with the rest of its pod; a pod that cannot be started is tried again, ever later.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import os
 import signal
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
 
 from controller.runtime.launcher.base import WorkerPlan
 from controller.runtime.launcher.command import (
+    leashed,
     log_path,
     pod_names,
     worker_command,
@@ -76,28 +78,54 @@ class LocalLauncher:
         delay = RestartDelay()
         while True:
             started = clock()
-            await self._start_processes(pod)
-            ends = [asyncio.create_task(process.wait()) for process in pod.processes]
-            done, pending = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            logger.warning("a process of %s ended with status %s", pod.name, done.pop().result())
-            await end_processes(pod.processes, signal.SIGKILL)
-            await asyncio.gather(*pending)
+            with _errors_reported(pod.name):
+                await self._start_processes(pod)
+                status = await _first_status(pod.processes)
+                logger.warning("a process of %s ended with status %s", pod.name, status)
+            with _errors_reported(pod.name):
+                await end_processes(pod.processes, signal.SIGKILL)
             await asyncio.sleep(delay.after(clock() - started))
 
     async def _start_processes(self, pod: _PodProcesses) -> None:
         plan = self._plan
         assert plan is not None
-        cores = core_share(
-            sorted(os.sched_getaffinity(0)), list(self._pods).index(pod.name), len(self._pods)
-        )
+        cores = core_share(_own_cores(), list(self._pods).index(pod.name), len(self._pods))
         pod.processes = []
         for index in range(plan.fleet.hosts_per_pod):
             process = await start_process(
-                worker_command(plan, pod.name, index, cores=cores),
+                # A worker whose controller was killed would dial it again for ten minutes.
+                leashed(worker_command(plan, pod.name, index, cores=cores)),
                 worker_environment(plan, os.environ),
                 log_path(plan, pod.name, index),
             )
             pod.processes.append(process)
+
+
+@contextlib.contextmanager
+def _errors_reported(pod: str) -> Iterator[None]:
+    """For a watcher, which goes on: one that ended by an error would leave its pod down for good
+    and nobody told."""
+    try:
+        yield
+    except Exception as error:
+        why = f"{type(error).__name__}: {error}"
+        logger.exception("%s could not be kept running and is tried again: %s", pod, why)
+
+
+async def _first_status(processes: Sequence[Process]) -> int:
+    """Exit status of the first of them that ends."""
+    ends = [asyncio.create_task(process.wait()) for process in processes]
+    try:
+        done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        return done.pop().result()
+    finally:
+        for end in ends:
+            end.cancel()
+
+
+def _own_cores() -> list[int]:
+    """Those this process may use; none where processes cannot be bound (macOS)."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
 def core_share(cores: list[int], pod_index: int, num_pods: int) -> list[int]:

@@ -11,14 +11,18 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Collection
 
 import ray.util
 
 from controller.config import Address
 from controller.runtime.launcher.base import WorkerPlan
-from controller.runtime.launcher.command import log_path, worker_command, worker_environment
+from controller.runtime.launcher.command import (
+    leashed,
+    log_path,
+    worker_command,
+    worker_environment,
+)
 from controller.runtime.launcher.processes import Process, end_processes, start_process
 
 
@@ -30,9 +34,9 @@ class RayHost:
 
     async def run(self, plan: WorkerPlan, pod: str, index: int) -> int:
         """Start the worker; returns its exit status when it has ended."""
-        leash = [sys.executable, "-m", "controller.runtime.launcher.leash", str(os.getpid())]
+        listen = _listen_address(plan.controller)
         self._process = await start_process(
-            leash + worker_command(plan, pod, index, listen=_listen_address(plan.controller)),
+            leashed(worker_command(plan, pod, index, listen=listen)),
             worker_environment(plan, os.environ),
             log_path(plan, pod, index),
         )
