@@ -18,9 +18,24 @@ STDLIB_PREFIX = "python-stdlib:"
 
 
 def path_problems(document: dict[str, Any]) -> list[SpecProblem]:
-    """A problem for every path of every source that leads to no readable file."""
+    """A problem for every path of every source that leads to no readable file, and for a tokenizer
+    that cannot be read."""
     data = document.get("data")
-    sources = data.get("sources") if isinstance(data, dict) else None
+    if not isinstance(data, dict):
+        return []
+    return [*_tokenizer_problems(data.get("tokenizer")), *_source_problems(data.get("sources"))]
+
+
+def _tokenizer_problems(tokenizer: Any) -> list[SpecProblem]:
+    path = tokenizer.get("path") if isinstance(tokenizer, dict) else None
+    if not isinstance(path, str) or not path.isprintable() or _is_readable(path):
+        return []
+    detail = f"no readable file is at {path[:200]!r}"
+    hint = "`landbridge tokenizer train` makes one; relative paths start where the worker does"
+    return [SpecProblem("/data/tokenizer/path", "no-such-file", detail, hint)]
+
+
+def _source_problems(sources: Any) -> list[SpecProblem]:
     problems = []
     for i, source in enumerate(sources if isinstance(sources, list) else []):
         paths = source.get("paths") if isinstance(source, dict) else None

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import typer
 from typer.exceptions import TyperException
 
-from landbridge.cli import fleet, jobs, output, processes
+from landbridge.cli import fleet, jobs, output, processes, tokenizer
 from landbridge.errors import LandbridgeError
 
 EPILOG = """Exit codes: 0 ok, 1 the job failed, 2 usage, 3 invalid spec, 4 not found, 5 not allowed,
@@ -26,6 +26,7 @@ app = typer.Typer(
 for module in (processes, jobs, fleet):
     for command in module.COMMANDS:
         app.command()(command)
+app.add_typer(tokenizer.app)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,7 +8,7 @@ import threading
 
 import numpy as np
 
-from workers.data.batches import sequence_ids, slot_ids
+from workers.data.batches import slot_positions, step_positions
 from workers.data.dataset import TokenDataset
 
 # Two steps ahead hide a hiccup of a whole step time; more would only hold memory.
@@ -98,8 +98,11 @@ class Prefetcher:
             return None
 
     def _prepare(self, step: int) -> list[SlotArrays]:
-        ids = sequence_ids(self._dataset.num_sequences, self._seed, step, self._global_batch)
-        return [self._dataset.rows(slot_ids(ids, slot, self._microbatch)) for slot in self._slots]
+        positions = step_positions(step, self._global_batch)
+        return [
+            self._dataset.rows(self._seed, slot_positions(positions, slot, self._microbatch))
+            for slot in self._slots
+        ]
 
     def _fail(self, error: Exception) -> None:
         with self._changed:

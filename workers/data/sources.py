@@ -1,116 +1,139 @@
-"""Finds and reads the text files of a source, always in the same order.
+"""From the files of a source to its documents: UTF-8 text, in the order of the files.
 
-A path is a file, a glob (** crosses folders), or "python-stdlib:GLOB": the library of the running
-interpreter, real text that every machine has. From the latter we leave out, on purpose,
-  - site-packages and dist-packages: not the interpreter's own, different on every machine;
-  - folders named test, tests or idle_test, such as test/ and lib2to3/tests/data: many distributions
-    lack them, and they hold files that are deliberately not UTF-8;
-  - _sysconfigdata*.py and config-*/: written when the interpreter was built, with local paths.
-Nothing else is skipped: a file that cannot be read or is not UTF-8 is an error.
+  - `text`: a file is a document.
+  - `jsonl`: a line is a JSON object, and the string in one of its fields is a document.
+  - `array_record`: a record is a document.
+Empty files and empty strings are no documents. Everything else that is not as said is a DataError
+that names file and line; nothing is skipped.
 """
 
-import fnmatch
-import glob
-import os
-import sysconfig
-from collections.abc import Iterator, Sequence
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
+from typing import Any
 
+from workers.data.array_records import read_records
 from workers.data.errors import DataError
-
-_STDLIB_PREFIX = "python-stdlib:"
-_LEFT_OUT_FOLDERS = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
-_BUILD_PREFIXES = ("_sysconfigdata", "config-")
+from workers.data.files import SourceFile, opened
 
 
-@dataclass(frozen=True)
-class TextSource:
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An entry of data.sources."""
+
     name: str
+    kind: str
     paths: Sequence[str]
+    field: str = "text"
+    """Of a JSON object; for jsonl only."""
+    weight: float = 1.0
+    """How often one epoch goes through the source."""
 
 
-def find_files(source: TextSource) -> list[Path]:
-    """Files of all paths of the source, each once, sorted by path."""
-    found: set[Path] = set()
-    for pattern in source.paths:
-        matches = _match(pattern)
-        if not matches:
-            raise DataError(
-                source.name,
-                f"no file matches {pattern!r}",
-                f"check the path; relative ones start from {os.getcwd()} on the worker",
-            )
-        found.update(matches)
-    return sorted(found)
-
-
-def read_documents(source: TextSource) -> Iterator[bytes]:
-    """The content of each file, as UTF-8; empty files are no documents."""
-    is_empty = True
-    for path in find_files(source):
-        content = _read(source, path)
-        if content:
-            is_empty = False
-            yield content
-    if is_empty:
-        raise DataError(source.name, "every file is empty", "name files that hold text")
-
-
-def _match(pattern: str) -> list[Path]:
-    if pattern.startswith(_STDLIB_PREFIX):
-        return _match_stdlib(pattern.removeprefix(_STDLIB_PREFIX))
-    paths = [Path(match) for match in glob.iglob(pattern, recursive=True, include_hidden=True)]
-    if not paths and Path(pattern).is_file():
-        # A file whose name holds glob characters, named literally.
-        paths = [Path(pattern)]
-    return [path.resolve() for path in paths if path.is_file()]
-
-
-def _match_stdlib(pattern: str) -> list[Path]:
-    root = sysconfig.get_path("stdlib")
-    patterns = pattern.split("/")
-    found = []
-    for folder, folders, files in os.walk(root):
-        # Pruned here, not after matching: site-packages may be a hundred times the library.
-        folders[:] = [name for name in folders if _is_library(name)]
-        inner = os.path.relpath(folder, root).split(os.sep) if folder != root else []
-        names = [name for name in files if _is_library(name)]
-        found += [Path(folder, name) for name in names if _matches([*inner, name], patterns)]
-    return found
-
-
-def _is_library(name: str) -> bool:
-    return name not in _LEFT_OUT_FOLDERS and not name.startswith(_BUILD_PREFIXES)
-
-
-def _matches(parts: Sequence[str], patterns: Sequence[str]) -> bool:
-    if not patterns:
-        return not parts
-    if patterns[0] == "**":
-        return _matches(parts, patterns[1:]) or (bool(parts) and _matches(parts[1:], patterns))
-    return (
-        bool(parts)
-        and fnmatch.fnmatchcase(parts[0], patterns[0])
-        and _matches(parts[1:], patterns[1:])
+def source_of(entry: Mapping[str, Any]) -> Source:
+    """An entry of the specification. Raises DataError for a kind that is not known."""
+    name, kind = str(entry["name"]), str(entry.get("kind", "text"))
+    if kind not in _READERS:
+        raise DataError(name, f"kind {kind!r} is not known", f"use one of {', '.join(_READERS)}")
+    return Source(
+        name, kind, entry["paths"], entry.get("field", "text"), float(entry.get("weight", 1.0))
     )
 
 
-def _read(source: TextSource, path: Path) -> bytes:
+def read_documents(source: Source, files: Sequence[SourceFile]) -> Iterator[bytes]:
+    """The documents of the files. Raises DataError when there are none, or when a file's content
+    is no longer that of its digest: what is kept under the digest must be what was read."""
+    is_empty = True
+    for file in files:
+        content = hashlib.sha256()
+        with opened(source.name, file.path) as stream:
+            for document in _READERS[source.kind](source, file.path, stream, content):
+                is_empty = False
+                yield document
+        if content.hexdigest() != file.sha256:
+            raise DataError(
+                source.name,
+                f"{file.path} changed while it was read",
+                "train on files that nothing writes to any more",
+            )
+    if is_empty:
+        what = {"text": "file", "jsonl": f"field {source.field!r}"}.get(source.kind, "record")
+        raise DataError(source.name, f"every {what} is empty", "name files that hold text")
+
+
+def _text(source: Source, path: Path, stream: BufferedReader, content: Any) -> Iterator[bytes]:
+    document = stream.read()
+    content.update(document)
+    _check_utf8(source, str(path), document)
+    if document:
+        yield document
+
+
+def _json_lines(
+    source: Source, path: Path, stream: BufferedReader, content: Any
+) -> Iterator[bytes]:
+    for number, line in enumerate(stream, 1):
+        content.update(line)
+        try:
+            document = _field(line, source.field)
+        except ValueError as error:
+            raise DataError(
+                source.name,
+                f"{path} line {number}: {error}",
+                f"every line must be a JSON object with text in the field {source.field!r};"
+                " mend the line, or name another field",
+            ) from error
+        if document:
+            yield document
+
+
+def _array_records(
+    source: Source, path: Path, stream: BufferedReader, content: Any
+) -> Iterator[bytes]:
+    for number, record in enumerate(read_records(source.name, path)):
+        _check_utf8(source, f"{path} record {number}", record)
+        if record:
+            yield record
+    # The library reads the file by itself; what it has read is what is still there.
+    while chunk := stream.read(1 << 20):
+        content.update(chunk)
+
+
+_READERS = {"text": _text, "jsonl": _json_lines, "array_record": _array_records}
+
+
+def _check_utf8(source: Source, place: str, document: bytes) -> None:
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(
-            source.name,
-            f"cannot read {path}: {error.strerror}",
-            "make it readable for the worker, or leave it out of paths",
-        ) from error
-    try:
-        content.decode("utf-8")
+        document.decode("utf-8")
     except UnicodeDecodeError as error:
         raise DataError(
             source.name,
-            f"{path} is not UTF-8 at byte {error.start} ({error.reason})",
+            f"{place} is not UTF-8 at byte {error.start} ({error.reason})",
             "convert it to UTF-8, or leave it out of paths",
         ) from error
-    return content
+
+
+def _field(line: bytes, field: str) -> bytes:
+    """The text in a field of a JSON object, as UTF-8; ValueError says what is not so."""
+    try:
+        value = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 at byte {error.start} ({error.reason})") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error.msg} at column {error.colno}") from error
+    except RecursionError as error:
+        raise ValueError("not JSON that can be read: nested too deeply") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"not an object but {type(value).__name__}")
+    if field not in value:
+        raise ValueError(f"no field {field!r}")
+    text = value[field]
+    if not isinstance(text, str):
+        raise ValueError(f"the field {field!r} is not a string but {type(text).__name__}")
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"half a surrogate pair in {field!r}: no Unicode text") from error

@@ -1,5 +1,7 @@
-"""Documents are packed without loss, and each token is predicted once."""
+"""Documents are packed without loss, and each token is predicted as often as the weight says."""
 
+import logging
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.data.dataset import TokenDataset, open_dataset
+from workers.data.batches import slot_positions, step_positions
+from workers.data.dataset import SourceReport, SourceTokens, TokenDataset, open_dataset
 from workers.data.errors import DataError
 from workers.data.tokenizer import ByteTokenizer
 
@@ -17,81 +20,152 @@ def data(*paths: str, name: str = "text", **more: Any) -> dict[str, Any]:
     return {"sources": [{"name": name, "kind": "text", "paths": list(paths), **more}]}
 
 
+def numbered(*lengths: int, weights: tuple[float, ...] = (1.0, 1.0), base: int = 10_000) -> Any:
+    """Sources of so many tokens; a token is its place, plus `base` times the source."""
+    return [
+        SourceTokens(f"s{i}", weight, np.arange(length, dtype=np.uint32) + base * i, 1, f"{i}")
+        for i, (length, weight) in enumerate(zip(lengths, weights, strict=False))
+    ]
+
+
+def epoch(dataset: TokenDataset, seed: int = 0, number: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    size = dataset.mixture.epoch_size
+    return dataset.rows(seed, range(number * size, (number + 1) * size))
+
+
 @settings(deadline=None)
-@given(num_tokens=st.integers(2, 500), length=st.integers(1, 50))
-def test_rows_predict_each_token_exactly_once(num_tokens: int, length: int) -> None:
+@given(num_tokens=st.integers(2, 500), length=st.integers(1, 50), number=st.integers(0, 3))
+def test_an_epoch_predicts_each_token_exactly_once(
+    num_tokens: int, length: int, number: int
+) -> None:
     if num_tokens <= length:
         num_tokens += length
-    tokens = np.arange(num_tokens, dtype=np.uint16)
-    dataset = TokenDataset(tokens, length, "test")
-    assert dataset.num_sequences == (num_tokens - 1) // length
-    inputs, targets = dataset.rows(np.arange(dataset.num_sequences))
+    dataset = TokenDataset(numbered(num_tokens), length, "test")
+    size = (num_tokens - 1) // length
+    inputs, targets = epoch(dataset, number=number)
     assert inputs.dtype == targets.dtype == np.int32
-    assert inputs.shape == targets.shape == (dataset.num_sequences, length)
-    predicted = dataset.num_sequences * length
-    assert np.array_equal(targets.ravel(), np.arange(1, predicted + 1))
-    assert np.array_equal(inputs.ravel(), np.arange(predicted))
+    assert inputs.shape == targets.shape == (size, length)
+    assert np.array_equal(np.sort(targets.ravel()), np.arange(1, size * length + 1))
+    assert np.array_equal(inputs + 1, targets)
+
+
+def test_sequences_do_not_cross_from_one_source_to_another() -> None:
+    dataset = TokenDataset(numbered(501, 307), 10, "test")
+    inputs, targets = epoch(dataset)
+    assert (np.diff(inputs, axis=1) == 1).all()
+    assert np.array_equal(inputs[:, 1:], targets[:, :-1])
+    assert (inputs[:, 0] // 10_000).tolist().count(1) == 30
+
+
+def test_epochs_differ_in_order_and_not_in_content() -> None:
+    dataset = TokenDataset(numbered(501, 307, weights=(1.0, 2.0)), 10, "test")
+    one, two = (epoch(dataset, number=number)[0][:, 0] for number in (0, 1))
+    assert np.array_equal(np.sort(one), np.sort(two))
+    assert not np.array_equal(one, two)
 
 
 @settings(deadline=None)
-@given(st.data())
-def test_rows_are_random_access(draw: st.DataObject) -> None:
-    dataset = TokenDataset(np.arange(1000, dtype=np.uint16), 10, "test")
-    ids = np.array(draw.draw(st.lists(st.integers(0, 98), min_size=1)))
-    together = dataset.rows(ids)
-    for row, sequence in enumerate(ids):
-        alone = dataset.rows(np.array([sequence]))
-        assert np.array_equal(alone[0][0], together[0][row])
-        assert np.array_equal(alone[1][0], together[1][row])
+@given(
+    microbatch=st.integers(1, 4),
+    num_slots=st.integers(1, 8),
+    step=st.integers(1, 60),
+    cuts=st.sets(st.integers(1, 7)),
+)
+def test_pods_of_any_cut_hold_the_whole_batch_together(
+    microbatch: int, num_slots: int, step: int, cuts: set[int]
+) -> None:
+    dataset = TokenDataset(numbered(301, 207, weights=(1.5, 0.7)), 10, "test")
+    positions = step_positions(step, microbatch * num_slots)
+    whole, _ = dataset.rows(5, positions)
+    bounds = sorted({0, num_slots, *(cut for cut in cuts if cut < num_slots)})
+    parts = [
+        dataset.rows(5, slot_positions(positions, slot, microbatch))[0]
+        for first, end in pairwise(bounds)
+        for slot in range(first, end)
+    ]
+    assert np.array_equal(np.concatenate(parts), whole)
 
 
-def test_rows_outside_the_dataset_are_an_index_error() -> None:
-    dataset = TokenDataset(np.arange(101, dtype=np.uint16), 10, "test")
-    with pytest.raises(IndexError, match=r"0\.\.9"):
-        dataset.rows(np.array([10]))
-    with pytest.raises(IndexError, match=r"0\.\.9"):
-        dataset.rows(np.array([-1]))
+def test_steps_may_cross_epochs_and_data_lasts_to_the_last_whole_batch() -> None:
+    dataset = TokenDataset(numbered(101), 10, "test")
+    steps = dataset.num_steps(epochs=3, global_batch=4)
+    assert steps == 30 // 4
+    read = [dataset.rows(0, step_positions(step, 4))[0][:, 0] for step in range(1, steps + 1)]
+    seen = np.bincount(np.concatenate(read) // 10, minlength=10)
+    assert seen.sum() == 28
+    assert seen.min() >= 2
+    assert seen.max() == 3
+
+
+def test_data_that_does_not_fill_a_batch_is_an_error_with_the_numbers() -> None:
+    dataset = TokenDataset(numbered(101), 10, "test")
+    with pytest.raises(DataError, match="'s0': 2 x 10 sequences do not fill one batch of 32"):
+        dataset.num_steps(epochs=2, global_batch=32)
 
 
 def test_documents_end_with_end_of_document_and_decode_to_themselves(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("grüße", encoding="utf-8")
     (tmp_path / "b.txt").write_bytes(b"")
     (tmp_path / "c.txt").write_text("tail")
-    dataset = open_dataset(data(f"{tmp_path}/*.txt"), 1)
-    inputs, targets = dataset.rows(np.arange(dataset.num_sequences))
-    stream = np.concatenate([inputs[:1].ravel(), targets.ravel()])
+    inputs, targets = epoch(open_dataset(data(f"{tmp_path}/*.txt"), 12))
+    stream = np.append(inputs[0], targets[0, -1])
     end = ByteTokenizer.end_of_document
     assert stream.tolist() == [*"grüße".encode(), end, *b"tail", end]
     assert ByteTokenizer().decode(stream) == "grüßetail"
-    assert stream.max() < ByteTokenizer.vocab_size
 
 
-def test_digest_is_of_the_text_and_nothing_else(tmp_path: Path) -> None:
+def test_digest_is_of_all_that_batches_depend_on_and_nothing_else(tmp_path: Path) -> None:
     for folder, tail in (("one", "cd"), ("two", "cd"), ("three", "cD")):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "a").write_text("ab")
         (tmp_path / folder / "b").write_text(tail)
-    one, two, three = (
-        open_dataset(data(f"{tmp_path}/{folder}/*"), 2) for folder in ("one", "two", "three")
-    )
-    assert one.digest == two.digest != three.digest
-    assert open_dataset(data(f"{tmp_path}/one/*"), 3).digest == one.digest
+    one, two = data(f"{tmp_path}/one/*"), data(f"{tmp_path}/two/*", name="other")
+    digest = open_dataset(one, 2).digest
     # Changing this number means that running jobs no longer agree with new workers.
-    assert one.digest == ("sha256:0cad6354572a08da7e18d449e84a2f884f846a932254222ea426684966fd92d0")
+    assert digest == "sha256:9ef800c8855399bb21cd55cdb2a6a2b015e50d7d715e104fd69e3497624a6031"
+    assert open_dataset(two, 2).digest == digest
+    assert open_dataset(one, 2, tmp_path / "cache").digest == digest
+    others = [
+        open_dataset(data(f"{tmp_path}/three/*"), 2),
+        open_dataset(one, 3),
+        open_dataset(data(f"{tmp_path}/one/*", weight=2.0), 2),
+        open_dataset({"sources": one["sources"] * 2}, 2),
+    ]
+    assert len({digest, *(other.digest for other in others)}) == 5
 
 
-def test_sources_are_read_in_the_order_of_the_specification(tmp_path: Path) -> None:
-    (tmp_path / "a").write_text("aa")
-    (tmp_path / "b").write_text("bb")
-    both = {"sources": [*data(f"{tmp_path}/b")["sources"], *data(f"{tmp_path}/a")["sources"]]}
-    inputs, _ = open_dataset(both, 3).rows(np.array([0]))
-    assert inputs[0].tolist() == [*b"bb", ByteTokenizer.end_of_document]
+def test_source_that_changed_gives_another_digest(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("before")
+    before = open_dataset(data(f"{tmp_path}/a"), 2, tmp_path / "cache").digest
+    (tmp_path / "a").write_text("aftera")
+    assert open_dataset(data(f"{tmp_path}/a"), 2, tmp_path / "cache").digest != before
+
+
+def test_what_every_source_amounts_to_is_told_and_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "a.txt").write_text("0123456789" * 4)
+    (tmp_path / "b.jsonl").write_text('{"text": "0123456789"}\n{"text": "0123456789"}\n')
+    sources = [
+        {"name": "a", "kind": "text", "paths": [f"{tmp_path}/a.txt"]},
+        {"name": "b", "kind": "jsonl", "paths": [f"{tmp_path}/b.jsonl"], "weight": 2.5},
+    ]
+    with caplog.at_level(logging.INFO):
+        dataset = open_dataset({"sources": sources}, 5)
+    assert dataset.reports == [
+        SourceReport("a", documents=1, tokens=41, sequences=8, weight=1.0, share=8 / 18),
+        SourceReport("b", documents=2, tokens=22, sequences=4, weight=2.5, share=10 / 18),
+    ]
+    assert (
+        "data source b: 2 documents, 22 tokens, 4 sequences of 5, weight 2.5, 55.6% of an epoch"
+    ) in caplog.text
+    assert len(caplog.records) == 2
 
 
 def test_python_stdlib_opens_and_is_real_text() -> None:
-    dataset = open_dataset(data("python-stdlib:json/*.py"), 256)
-    inputs, _ = dataset.rows(np.arange(dataset.num_sequences))
-    assert "def loads(" in ByteTokenizer().decode(inputs.ravel())
+    inputs, _ = epoch(open_dataset(data("python-stdlib:json/*.py"), 256))
+    text = [ByteTokenizer().decode(row) for row in inputs]
+    assert any("def loads(" in row for row in text)
 
 
 @pytest.mark.parametrize(
@@ -110,16 +184,22 @@ def test_bad_source_is_a_data_error_that_names_it(change: dict[str, Any], messag
 
 def test_too_little_text_is_a_data_error_with_both_numbers(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("short")
-    with pytest.raises(DataError, match="6 tokens in all do not fill one sequence of 6"):
+    with pytest.raises(DataError, match="6 tokens do not fill one sequence of 6"):
         open_dataset(data(f"{tmp_path}/a"), 6)
 
 
-def test_weights_that_differ_and_unknown_tokenizers_are_refused(tmp_path: Path) -> None:
+def test_weight_below_one_sequence_is_a_data_error_with_the_least() -> None:
+    with pytest.raises(
+        DataError, match=r"'s0': weight 0\.001 of 10 sequences .* raise its weight to 0\.1"
+    ):
+        TokenDataset(numbered(101, weights=(0.001,)), 10, "test")
+
+
+def test_unknown_tokenizer_and_too_small_vocabulary_are_data_errors(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("some text")
-    entry = {"name": "a", "kind": "text", "paths": [f"{tmp_path}/a"]}
-    mixed = {"sources": [{**entry, "weight": 2.0}, {**entry, "weight": 1.0}]}
-    with pytest.raises(DataError, match="mixing"):
-        open_dataset(mixed, 4)
-    assert open_dataset({"sources": [{**entry, "weight": 2.0}]}, 4).num_tokens == 10
-    with pytest.raises(DataError, match="'sentencepiece' is not available"):
-        open_dataset({"sources": [entry], "tokenizer": {"kind": "sentencepiece"}}, 4)
+    section = data(f"{tmp_path}/a")
+    with pytest.raises(DataError, match="kind 'words' is not known"):
+        open_dataset({**section, "tokenizer": {"kind": "words"}}, 4)
+    with pytest.raises(DataError, match="257 tokens do not fit in the model's vocab_size of 256"):
+        open_dataset({**section, "vocab_size": 256}, 4)
+    assert open_dataset({**section, "vocab_size": 257}, 4)

@@ -1,35 +1,38 @@
 """Steps come out in order, ahead of time but not too far, and errors come out too."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 import pytest
 
-from workers.data.batches import sequence_ids, slot_ids
-from workers.data.dataset import TokenDataset
+from workers.data.batches import slot_positions, step_positions
+from workers.data.dataset import SourceTokens, TokenDataset
 from workers.data.prefetch import Prefetcher
 
 WAIT = 20.0
+
+
+TOKENS = SourceTokens("test", 1.0, np.arange(2001, dtype=np.uint16), 1, "00")
 
 
 class WatchedDataset(TokenDataset):
     """Says how many slots were prepared, and fails at the slot it is told to."""
 
     def __init__(self, fail_at_row: int | None = None) -> None:
-        super().__init__(np.arange(2001, dtype=np.uint16), 10, "test")
+        super().__init__([TOKENS], 10, "test")
         self.changed = threading.Condition()
         self.num_prepared = 0
         self._fail_at_row = fail_at_row
 
-    def rows(self, sequence_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def rows(self, seed: int, positions: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         with self.changed:
             if self.num_prepared == self._fail_at_row:
                 raise OSError("the disk is gone")
             self.num_prepared += 1
             self.changed.notify_all()
-        return super().rows(sequence_ids)
+        return super().rows(seed, positions)
 
     def await_prepared(self, count: int) -> bool:
         with self.changed:
@@ -47,14 +50,14 @@ def prefetching(dataset: TokenDataset, slots: range, steps: range) -> Iterator[P
 
 @pytest.mark.parametrize("slots", [range(4), range(2, 4), range(1, 2)])
 def test_get_returns_the_arrays_of_its_slots_for_each_step(slots: range) -> None:
-    dataset = TokenDataset(np.arange(2001, dtype=np.uint16), 10, "test")
+    dataset = TokenDataset([TOKENS], 10, "test")
     with prefetching(dataset, slots, range(5, 30)) as prefetcher:
         for step in range(5, 30):
-            ids = sequence_ids(dataset.num_sequences, 7, step, 16)
+            positions = step_positions(step, 16)
             arrays = prefetcher.get(step)
             assert len(arrays) == len(slots)
             for slot, (inputs, targets) in zip(slots, arrays, strict=True):
-                expected = dataset.rows(slot_ids(ids, slot, 4))
+                expected = dataset.rows(7, slot_positions(positions, slot, 4))
                 assert np.array_equal(inputs, expected[0])
                 assert np.array_equal(targets, expected[1])
 
@@ -75,8 +78,8 @@ def test_get_may_skip_steps() -> None:
     with prefetching(dataset, range(1), range(1, 100)) as prefetcher:
         prefetcher.get(1)
         inputs, _ = prefetcher.get(50)[0]
-        ids = sequence_ids(dataset.num_sequences, 7, 50, 16)
-        assert np.array_equal(inputs, dataset.rows(slot_ids(ids, 0, 4))[0])
+        expected = dataset.rows(7, slot_positions(step_positions(50, 16), 0, 4))
+        assert np.array_equal(inputs, expected[0])
 
 
 def test_error_while_preparing_comes_out_of_get_after_the_good_steps() -> None:

@@ -1,0 +1,59 @@
+"""Which sequence of which source stands at a position of a job's endless stream of sequences.
+
+A pure function of (mixture, seed, position). Source i has n_i sequences and gives q_i of them to
+every epoch, so an epoch has Q = sum of q_i positions.
+
+  - Every source goes round and round one keyed permutation of its sequences, and epoch e takes the
+    places e*q_i .. (e+1)*q_i - 1 of that round. A window of q_i places holds each sequence
+    floor(q_i/n_i) or ceil(q_i/n_i) times, wherever it starts. A new permutation for every round
+    would not have this property: the end of one round and the start of the next may share
+    sequences, and an epoch with both would repeat some while others wait.
+  - A keyed permutation of the epoch's Q positions, another one for each epoch, shuffles all sources
+    into each other. It is what makes epochs differ in order.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from workers.data.permutation import permute
+
+# First part of a key, so that the two uses of permutations never share one.
+_EPOCH_ORDER, _SOURCE_ORDER = 0, 1
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Mixture:
+    """Sequences of every source, and how many of them an epoch takes; all at least 1."""
+
+    sizes: tuple[int, ...]
+    quotas: tuple[int, ...]
+
+    @property
+    def epoch_size(self) -> int:
+        """Positions of one epoch, Q."""
+        return sum(self.quotas)
+
+
+def quota(weight: float, num_sequences: int) -> int:
+    """Sequences of a source in one epoch when an epoch goes `weight` times through it."""
+    return round(weight * num_sequences)
+
+
+def locate(mixture: Mixture, seed: int, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(sources, sequences in them) at positions >= 0, int64 [len(positions)] each."""
+    ends = np.cumsum(mixture.quotas)
+    epochs, places = np.divmod(positions.astype(np.int64), ends[-1])
+    for epoch in np.unique(epochs):
+        inside = epochs == epoch
+        key = (_EPOCH_ORDER, seed, int(epoch))
+        places[inside] = permute(places[inside], int(ends[-1]), key)
+    sources = np.searchsorted(ends, places, side="right")
+    sequences = np.empty_like(places)
+    for source in np.unique(sources):
+        inside = sources == source
+        size, share = mixture.sizes[source], mixture.quotas[source]
+        offsets = places[inside] - (ends[source] - share)
+        rounds = (epochs[inside] * share + offsets) % size
+        sequences[inside] = permute(rounds, size, (_SOURCE_ORDER, seed, int(source)))
+    return sources, sequences
