@@ -47,6 +47,7 @@ class Gang:
             member_index=member,
             peers={m: f"127.0.0.1:{ports[m]}" for m in others},
             peer_names={m: f"pod-{m}" for m in others},
+            max_step_bytes=1 << 30,
         )
 
     def join(self, member: int, job: str = "job", generation: int = 1) -> None:

@@ -26,15 +26,14 @@ class Agreement:
 
 class PodAgreement(Protocol):
     def agree(self, key: StepKey, holds_all: bool) -> Agreement:
-        """Block until decided, whatever the segment. Raises ExchangeAborted, LeadUnreachable."""
+        """Block until decided, whatever the segment.
+
+        Raises LeadUnreachable, and ExchangeAborted when the generation is over or this is closed.
+        """
         ...
 
     def request_leave(self, job: str, generation: int) -> None:
         """Ask for the job to be left at the next decision; only the lead's word counts."""
-        ...
-
-    def abort(self, job: str, generation: int, reason: str) -> None:
-        """Make waiting and later agree calls of the generation raise ExchangeAborted."""
         ...
 
     def forget(self, job: str, generation: int) -> None:
@@ -59,9 +58,6 @@ class SoleAgreement:
         with self._lock:
             self._leaving.add((job, generation))
 
-    def abort(self, job: str, generation: int, reason: str) -> None:
-        """Nothing waits here."""
-
     def forget(self, job: str, generation: int) -> None:
         with self._lock:
             self._leaving.discard((job, generation))
@@ -79,7 +75,6 @@ class _Ballot:
 @dataclass
 class _Generation:
     leave: bool = False
-    aborted: str | None = None
     ballots: dict[int, _Ballot] = field(default_factory=dict)
 
 
@@ -139,12 +134,6 @@ class StepAgreement:
         with self._changed:
             self._generation(job, generation).leave = True
 
-    def abort(self, job: str, generation: int, reason: str) -> None:
-        with self._changed:
-            record = self._generation(job, generation)
-            record.aborted = record.aborted or reason
-            self._changed.notify_all()
-
     def forget(self, job: str, generation: int) -> None:
         with self._changed:
             self._over[job] = max(self._over.get(job, -1), generation)
@@ -174,7 +163,7 @@ class StepAgreement:
             return "the exchange is closed"
         if key.generation <= self._over.get(key.job, -1):
             return f"generation {key.generation} of job {key.job} is over at the lead"
-        return self._generation(key.job, key.generation).aborted
+        return None
 
     def _decide(self, key: StepKey, ballot: _Ballot, apply: bool) -> Agreement:
         generation = self._generation(key.job, key.generation)
@@ -194,49 +183,35 @@ class RemoteAgreement:
         self._lead_address = lead_address
         self._host_index = host_index
         self._lock = threading.Lock()
-        self._calls: dict[tuple[str, int], Any] = {}
-        self._aborted: dict[tuple[str, int], str] = {}
+        self._calls: set[Any] = set()
         self._channel = grpc.insecure_channel(lead_address, CLIENT_OPTIONS)
         self._stub = link_pb2_grpc.LinkServiceStub(self._channel)
 
     def agree(self, key: StepKey, holds_all: bool) -> Agreement:
-        at = (key.job, key.generation)
         with self._lock:
-            if at in self._aborted:
-                raise ExchangeAborted(self._aborted[at])
-            call = self._calls[at] = self._ask(key, holds_all)
+            call = self._ask(key, holds_all)
+            self._calls.add(call)
         try:
             answer = call.result()
         except grpc.FutureCancelledError:
-            with self._lock:
-                reason = self._aborted.get(at, "the exchange is closed")
-            raise ExchangeAborted(reason) from None
+            raise ExchangeAborted("the exchange is closed") from None
         except grpc.RpcError as error:
             detail = f"{call.code().name}: {call.details()}"
             raise LeadUnreachable(self._lead_address, detail) from error
         finally:
             with self._lock:
-                self._calls.pop(at, None)
+                self._calls.remove(call)
         return Agreement(answer.apply, answer.leave)
 
     def request_leave(self, job: str, generation: int) -> None:
         """The lead was asked as well, and what it says counts."""
 
-    def abort(self, job: str, generation: int, reason: str) -> None:
-        with self._lock:
-            self._aborted.setdefault((job, generation), reason)
-            call = self._calls.get((job, generation))
-        if call is not None:
-            call.cancel()
-
     def forget(self, job: str, generation: int) -> None:
-        with self._lock:
-            for at in [a for a in self._aborted if a[0] == job and a[1] <= generation]:
-                del self._aborted[at]
+        """Only the lead remembers anything."""
 
     def close(self) -> None:
         with self._lock:
-            calls = list(self._calls.values())
+            calls = list(self._calls)
         for call in calls:
             call.cancel()
         self._channel.close()

@@ -36,6 +36,9 @@ class Membership:
     peers: Mapping[int, str]
     # member index -> name of the pod
     peer_names: Mapping[int, str]
+    # No peer's contribution to one step, all segments together, is larger. It bounds the memory
+    # that early contributions take, whose size the program has not told yet.
+    max_step_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +76,20 @@ class LeadUnreachable(ExchangeError):
 
 
 class ContributionMismatch(ExchangeError):
-    def __init__(self, key: StepKey, member_index: int, expected: int, announced: int) -> None:
+    def __init__(
+        self,
+        key: StepKey,
+        member_index: int,
+        expected: int,
+        announced: int,
+        *,
+        is_bound: bool = False,
+    ) -> None:
+        """Sizes are in bytes; expected is what is allowed at most when is_bound."""
+        says = f"at most {expected}" if is_bound else f"{expected}"
         super().__init__(
             f"step {key.step} segment {key.segment} of job {key.job}: member {member_index} sends"
-            f" {announced} bytes, the program says {expected}; do both pods run the same bundle?"
+            f" {announced} bytes, the program says {says}; do both pods run the same bundle?"
         )
         self.member_index = member_index
 

@@ -90,12 +90,7 @@ class GrpcExchange:
     def swap(
         self, key: StepKey, outgoing: Sequence[memoryview], incoming_bytes: Mapping[int, int]
     ) -> Mapping[int, memoryview]:
-        membership = self._inbox.begin(key)
-        if incoming_bytes.keys() != membership.peers.keys():
-            raise ValueError(
-                f"{key}: incoming_bytes names members {sorted(incoming_bytes)},"
-                f" the peers are {sorted(membership.peers)}"
-            )
+        membership = self._inbox.begin(key, incoming_bytes)
         if membership.peers:
             self._post(key, membership, outgoing)
         return self._inbox.collect(key, incoming_bytes)

@@ -5,6 +5,9 @@ is done is dropped and counted; what is too early (generation not joined yet, or
 steps a lockstep peer can be at) keeps its caller waiting, so that its stream is held back.
 
 Bound: at most two steps per peer are held, so memory <= 2 x the sum of the peers' contributions.
+It holds whatever a peer announces: memory is made only for the size the program says, once a swap
+has told it, and before that for no more than Membership.max_step_bytes a step. What announces
+another size is not taken, and the swap that waits for its sender raises ContributionMismatch.
 """
 
 import threading
@@ -47,6 +50,8 @@ class DroppedChunks:
     stale: int = 0
     duplicate: int = 0
     corrupt: int = 0
+    # Of contributions that announce another size than the program says.
+    mismatched: int = 0
 
 
 @dataclass
@@ -55,10 +60,14 @@ class _Generation:
     # Highest step a swap was begun for: the only steps of interest are this one and the next.
     current_step: int | None = None
     finished_segments: set[int] = field(default_factory=set)
+    # segment of the current step -> member -> bytes that the program says
+    expected: dict[int, Mapping[int, int]] = field(default_factory=dict)
     # member -> (step, segment) -> contribution
     held: dict[int, dict[tuple[int, int], Contribution]] = field(default_factory=dict)
     newest_step: dict[int, int] = field(default_factory=dict)
     unreachable: dict[int, str] = field(default_factory=dict)
+    # member -> its first contribution of a size that cannot be
+    mismatched: dict[int, ContributionMismatch] = field(default_factory=dict)
 
     def is_done(self, key: StepKey) -> bool:
         if self.current_step is None or key.step > self.current_step:
@@ -70,6 +79,20 @@ class _Generation:
             return step < self.current_step + STEPS_HELD_PER_PEER
         steps = {held_step for held_step, _ in self.held[member_index]}
         return step in steps or len(steps) < STEPS_HELD_PER_PEER
+
+    def size_error(self, chunk: ArrivedChunk) -> ContributionMismatch | None:
+        """What is wrong with the size that the first chunk of a contribution announces."""
+        key, member = chunk.key, chunk.member_index
+        if key.step == self.current_step and key.segment in self.expected:
+            expected = self.expected[key.segment][member]
+            if chunk.total_bytes == expected:
+                return None
+            return ContributionMismatch(key, member, expected, chunk.total_bytes)
+        others = sum(c.total_bytes for at, c in self.held[member].items() if at[0] == key.step)
+        room = self.membership.max_step_bytes - others
+        if chunk.total_bytes <= room:
+            return None
+        return ContributionMismatch(key, member, room, chunk.total_bytes, is_bound=True)
 
 
 class Inbox:
@@ -95,7 +118,8 @@ class Inbox:
     def offer(self, chunk: ArrivedChunk, is_wanted: Callable[[], bool]) -> int:
         """Take one chunk in, waiting for room. Returns the bytes that were new.
 
-        Returns 0 when is_wanted() turns false while waiting; wake() makes it look again.
+        Raises CorruptChunk and MalformedChunk. Returns 0 when is_wanted() turns false while
+        waiting; wake() makes it look again.
         """
         if zlib.crc32(chunk.data) != chunk.crc32:
             with self._changed:
@@ -107,30 +131,45 @@ class Inbox:
                 return 0
             return self._store(generation, chunk)
 
-    def begin(self, key: StepKey) -> Membership:
-        """Say that key is wanted now: earlier steps are of no interest any more."""
+    def begin(self, key: StepKey, incoming_bytes: Mapping[int, int]) -> Membership:
+        """Say that key is wanted now, and how large: earlier steps are of no interest any more.
+
+        Raises ValueError when incoming_bytes does not name exactly the peers, or key was wanted
+        before, and ExchangeAborted.
+        """
         with self._changed:
             generation = self._require(key)
             if generation.is_done(key):
                 raise ValueError(f"{key} was swapped before, or a later step was")
+            peers = generation.membership.peers
+            if incoming_bytes.keys() != peers.keys():
+                raise ValueError(
+                    f"{key}: incoming_bytes names members {sorted(incoming_bytes)},"
+                    f" the peers are {sorted(peers)}"
+                )
             if generation.current_step != key.step:
                 generation.current_step = key.step
                 generation.finished_segments.clear()
+                generation.expected.clear()
                 for held in generation.held.values():
                     for step, segment in [at for at in held if at[0] < key.step]:
                         del held[step, segment]
+            generation.expected[key.segment] = dict(incoming_bytes)
             self._changed.notify_all()
             return generation.membership
 
     def collect(self, key: StepKey, incoming_bytes: Mapping[int, int]) -> dict[int, memoryview]:
-        """Wait for the contribution of every member of incoming_bytes and hand them over."""
+        """Wait for the contribution of every member of incoming_bytes and hand them over.
+
+        Raises ExchangeAborted, PeerUnreachable and ContributionMismatch.
+        """
         with self._changed:
             while True:
                 generation = self._require(key)
                 missing = self._missing(generation, key, incoming_bytes)
                 if not missing:
                     break
-                self._raise_for_unreachable(generation, missing)
+                self._raise_for_lost(generation, missing)
                 self._changed.wait()
             generation.finished_segments.add(key.segment)
             at = (key.step, key.segment)
@@ -226,6 +265,12 @@ class Inbox:
         member, at = chunk.member_index, (chunk.key.step, chunk.key.segment)
         held = generation.held[member]
         if at not in held:
+            mismatch = generation.size_error(chunk)
+            if mismatch is not None:
+                generation.mismatched.setdefault(member, mismatch)
+                self._dropped.mismatched += 1
+                self._changed.notify_all()
+                return 0
             held[at] = Contribution(chunk.total_bytes)
         try:
             # The copy is made under the lock: a duplicate must never write into memory that was
@@ -253,8 +298,10 @@ class Inbox:
                 missing.append(member)
         return missing
 
-    def _raise_for_unreachable(self, generation: _Generation, missing: list[int]) -> None:
+    def _raise_for_lost(self, generation: _Generation, missing: list[int]) -> None:
         for member in missing:
+            if member in generation.mismatched:
+                raise generation.mismatched[member]
             detail = generation.unreachable.get(member)
             if detail is not None:
                 raise PeerUnreachable(member, generation.membership.peer_names[member], detail)

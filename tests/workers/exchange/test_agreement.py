@@ -78,26 +78,21 @@ def test_agree_next_step_is_asked_anew(pod: Pod) -> None:
         assert all(answer.result(WAIT).apply for answer in answers)
 
 
-def test_abort_at_the_lead_frees_everyone(pod: Pod) -> None:
+def test_close_of_a_host_that_waits_frees_it_and_completes_no_step(pod: Pod) -> None:
     lead, other = pod.agree(0), pod.agree(1)
-    pod.lead.abort("job", 1, "stopped by the controller")
-    with pytest.raises(ExchangeAborted, match="stopped by the controller"):
-        lead.result(WAIT)
-    assert other.result(WAIT) == Agreement(False, False)
-    with pytest.raises(ExchangeAborted, match="stopped by the controller"):
-        pod.agree(0, key=StepKey("job", 1, 6)).result(WAIT)
+    pod.hosts[1].close()
+    with pytest.raises(ExchangeAborted, match="closed"):
+        other.result(WAIT)
+    # Whether the lead had heard host 1 or not, host 2 completes nothing without it.
+    assert not pod.agree(2, holds_all=False).result(WAIT).apply
+    assert not lead.result(WAIT).apply
 
 
-def test_abort_at_another_host_frees_it_and_refuses_the_step(pod: Pod) -> None:
-    with ThreadPoolExecutor(1) as thread:
-        other = thread.submit(pod.hosts[1].agree, KEY, True)
-        lead = pod.agree(0)
-        pod.hosts[1].abort("job", 1, "stopped by the controller")
-        with pytest.raises(ExchangeAborted, match="stopped by the controller"):
-            other.result(WAIT)
-        # Whether the lead had heard host 1 or not, host 2 completes nothing without it.
-        assert not pod.agree(2, holds_all=False).result(WAIT).apply
-        assert not lead.result(WAIT).apply
+def test_close_of_the_lead_frees_it(pod: Pod) -> None:
+    waiting = pod.agree(0)
+    pod.lead.close()
+    with pytest.raises(ExchangeAborted, match="closed"):
+        waiting.result(WAIT)
 
 
 def test_forgotten_generation_is_refused_and_a_newer_one_starts_clean(pod: Pod) -> None:

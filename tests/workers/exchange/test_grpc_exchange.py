@@ -17,7 +17,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from protos import link_pb2, link_pb2_grpc
-from workers.exchange.base import Membership, PeerUnreachable, StepKey
+from workers.exchange.base import ContributionMismatch, Membership, PeerUnreachable, StepKey
 from workers.exchange.emulator import LinkEmulator
 from workers.exchange.grpc_exchange import GrpcExchange
 
@@ -29,7 +29,12 @@ PAYLOAD = bytes(range(256)) * 16
 def membership(port: int, member_index: int = 0, generation: int = 1) -> Membership:
     peer = 1 - member_index
     return Membership(
-        "job", generation, member_index, {peer: f"127.0.0.1:{port}"}, {peer: f"pod-{peer}"}
+        "job",
+        generation,
+        member_index,
+        peers={peer: f"127.0.0.1:{port}"},
+        peer_names={peer: f"pod-{peer}"},
+        max_step_bytes=10**8,
     )
 
 
@@ -250,7 +255,7 @@ from workers.exchange.grpc_exchange import GrpcExchange
 exchange = GrpcExchange("127.0.0.1:0")
 print(exchange.port, flush=True)
 address = sys.stdin.readline().strip()
-exchange.join(Membership("job", 1, 1, {0: address}, {0: "pod-0"}))
+exchange.join(Membership("job", 1, 1, {0: address}, {0: "pod-0"}, 1000))
 for step in (1, 2):
     exchange.swap(StepKey("job", 1, step), [memoryview(bytes(1000))], {0: 1000})
     print(step, flush=True)
@@ -333,3 +338,14 @@ def test_agree_step_at_a_host_that_is_no_lead_is_refused(lone: GrpcExchange) -> 
 def test_listen_on_a_taken_port_is_an_os_error_that_names_it(lone: GrpcExchange) -> None:
     with pytest.raises(OSError, match=f"127.0.0.1:{lone.port}"):
         GrpcExchange(f"127.0.0.1:{lone.port}")
+
+
+def test_size_that_no_machine_has_is_not_taken_and_leaves_the_exchange_whole(
+    lone: GrpcExchange,
+) -> None:
+    hostile = chunks()[0]
+    hostile.total_bytes = 1 << 62
+    assert send(lone, [hostile]).accepted_bytes == 0
+    assert lone.held_bytes() == 0
+    with pytest.raises(ContributionMismatch, match="member 1 sends 4611686018427387904 bytes"):
+        receive(lone)
