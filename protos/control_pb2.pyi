@@ -34,7 +34,7 @@ PHASE_COMPUTE: Phase
 PHASE_EXCHANGE: Phase
 
 class HostEvent(_message.Message):
-    __slots__ = ("hello", "inventory", "program_ready", "steps_applied", "job_faulted", "job_released", "heartbeat")
+    __slots__ = ("hello", "inventory", "program_ready", "steps_applied", "job_faulted", "job_released", "heartbeat", "checkpoint_written", "checkpoint_published", "restore_failed")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     INVENTORY_FIELD_NUMBER: _ClassVar[int]
     PROGRAM_READY_FIELD_NUMBER: _ClassVar[int]
@@ -42,6 +42,9 @@ class HostEvent(_message.Message):
     JOB_FAULTED_FIELD_NUMBER: _ClassVar[int]
     JOB_RELEASED_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_WRITTEN_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_PUBLISHED_FIELD_NUMBER: _ClassVar[int]
+    RESTORE_FAILED_FIELD_NUMBER: _ClassVar[int]
     hello: HostHello
     inventory: HostInventory
     program_ready: ProgramReady
@@ -49,21 +52,28 @@ class HostEvent(_message.Message):
     job_faulted: JobFaulted
     job_released: JobReleased
     heartbeat: Heartbeat
-    def __init__(self, hello: _Optional[_Union[HostHello, _Mapping]] = ..., inventory: _Optional[_Union[HostInventory, _Mapping]] = ..., program_ready: _Optional[_Union[ProgramReady, _Mapping]] = ..., steps_applied: _Optional[_Union[StepsApplied, _Mapping]] = ..., job_faulted: _Optional[_Union[JobFaulted, _Mapping]] = ..., job_released: _Optional[_Union[JobReleased, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ...) -> None: ...
+    checkpoint_written: CheckpointWritten
+    checkpoint_published: CheckpointPublished
+    restore_failed: RestoreFailed
+    def __init__(self, hello: _Optional[_Union[HostHello, _Mapping]] = ..., inventory: _Optional[_Union[HostInventory, _Mapping]] = ..., program_ready: _Optional[_Union[ProgramReady, _Mapping]] = ..., steps_applied: _Optional[_Union[StepsApplied, _Mapping]] = ..., job_faulted: _Optional[_Union[JobFaulted, _Mapping]] = ..., job_released: _Optional[_Union[JobReleased, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., checkpoint_written: _Optional[_Union[CheckpointWritten, _Mapping]] = ..., checkpoint_published: _Optional[_Union[CheckpointPublished, _Mapping]] = ..., restore_failed: _Optional[_Union[RestoreFailed, _Mapping]] = ...) -> None: ...
 
 class HostCommand(_message.Message):
-    __slots__ = ("assemble_pod", "prepare_job", "grant_window", "stop_job", "dismiss")
+    __slots__ = ("assemble_pod", "prepare_job", "grant_window", "stop_job", "dismiss", "publish_checkpoint", "remove_checkpoint")
     ASSEMBLE_POD_FIELD_NUMBER: _ClassVar[int]
     PREPARE_JOB_FIELD_NUMBER: _ClassVar[int]
     GRANT_WINDOW_FIELD_NUMBER: _ClassVar[int]
     STOP_JOB_FIELD_NUMBER: _ClassVar[int]
     DISMISS_FIELD_NUMBER: _ClassVar[int]
+    PUBLISH_CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
+    REMOVE_CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
     assemble_pod: AssemblePod
     prepare_job: PrepareJob
     grant_window: GrantWindow
     stop_job: StopJob
     dismiss: Dismiss
-    def __init__(self, assemble_pod: _Optional[_Union[AssemblePod, _Mapping]] = ..., prepare_job: _Optional[_Union[PrepareJob, _Mapping]] = ..., grant_window: _Optional[_Union[GrantWindow, _Mapping]] = ..., stop_job: _Optional[_Union[StopJob, _Mapping]] = ..., dismiss: _Optional[_Union[Dismiss, _Mapping]] = ...) -> None: ...
+    publish_checkpoint: PublishCheckpoint
+    remove_checkpoint: RemoveCheckpoint
+    def __init__(self, assemble_pod: _Optional[_Union[AssemblePod, _Mapping]] = ..., prepare_job: _Optional[_Union[PrepareJob, _Mapping]] = ..., grant_window: _Optional[_Union[GrantWindow, _Mapping]] = ..., stop_job: _Optional[_Union[StopJob, _Mapping]] = ..., dismiss: _Optional[_Union[Dismiss, _Mapping]] = ..., publish_checkpoint: _Optional[_Union[PublishCheckpoint, _Mapping]] = ..., remove_checkpoint: _Optional[_Union[RemoveCheckpoint, _Mapping]] = ...) -> None: ...
 
 class HostHello(_message.Message):
     __slots__ = ("protocol_version", "pod", "host_index", "num_hosts", "incarnation", "link_address", "coordinator_address", "pid", "join_token")
@@ -130,7 +140,7 @@ class AssemblePod(_message.Message):
     def __init__(self, coordinator_address: _Optional[str] = ..., lead_link_address: _Optional[str] = ..., heartbeat_interval_seconds: _Optional[float] = ...) -> None: ...
 
 class PrepareJob(_message.Message):
-    __slots__ = ("job", "generation", "bundle_digest", "members", "member_index", "num_slots", "seed", "data_json", "digest_every_steps", "target_steps")
+    __slots__ = ("job", "generation", "bundle_digest", "members", "member_index", "num_slots", "seed", "data_json", "digest_every_steps", "target_steps", "checkpoint_every_steps", "checkpoint_directory", "restore_step", "restore_generation")
     JOB_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -141,6 +151,10 @@ class PrepareJob(_message.Message):
     DATA_JSON_FIELD_NUMBER: _ClassVar[int]
     DIGEST_EVERY_STEPS_FIELD_NUMBER: _ClassVar[int]
     TARGET_STEPS_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_EVERY_STEPS_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_DIRECTORY_FIELD_NUMBER: _ClassVar[int]
+    RESTORE_STEP_FIELD_NUMBER: _ClassVar[int]
+    RESTORE_GENERATION_FIELD_NUMBER: _ClassVar[int]
     job: str
     generation: int
     bundle_digest: str
@@ -151,7 +165,11 @@ class PrepareJob(_message.Message):
     data_json: str
     digest_every_steps: int
     target_steps: int
-    def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ..., bundle_digest: _Optional[str] = ..., members: _Optional[_Iterable[_Union[GangMember, _Mapping]]] = ..., member_index: _Optional[int] = ..., num_slots: _Optional[int] = ..., seed: _Optional[int] = ..., data_json: _Optional[str] = ..., digest_every_steps: _Optional[int] = ..., target_steps: _Optional[int] = ...) -> None: ...
+    checkpoint_every_steps: int
+    checkpoint_directory: str
+    restore_step: int
+    restore_generation: int
+    def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ..., bundle_digest: _Optional[str] = ..., members: _Optional[_Iterable[_Union[GangMember, _Mapping]]] = ..., member_index: _Optional[int] = ..., num_slots: _Optional[int] = ..., seed: _Optional[int] = ..., data_json: _Optional[str] = ..., digest_every_steps: _Optional[int] = ..., target_steps: _Optional[int] = ..., checkpoint_every_steps: _Optional[int] = ..., checkpoint_directory: _Optional[str] = ..., restore_step: _Optional[int] = ..., restore_generation: _Optional[int] = ...) -> None: ...
 
 class GangMember(_message.Message):
     __slots__ = ("pod", "first_slot", "end_slot", "link_addresses")
@@ -279,6 +297,76 @@ class JobReleased(_message.Message):
     generation: int
     applied_step: int
     def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ..., applied_step: _Optional[int] = ...) -> None: ...
+
+class CheckpointWritten(_message.Message):
+    __slots__ = ("job", "generation", "step", "state_sha256", "num_bytes", "seconds", "stall_seconds", "error")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    STATE_SHA256_FIELD_NUMBER: _ClassVar[int]
+    NUM_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    STALL_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    generation: int
+    step: int
+    state_sha256: bytes
+    num_bytes: int
+    seconds: float
+    stall_seconds: float
+    error: str
+    def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ..., step: _Optional[int] = ..., state_sha256: _Optional[bytes] = ..., num_bytes: _Optional[int] = ..., seconds: _Optional[float] = ..., stall_seconds: _Optional[float] = ..., error: _Optional[str] = ...) -> None: ...
+
+class CheckpointPublished(_message.Message):
+    __slots__ = ("job", "generation", "step", "error")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    generation: int
+    step: int
+    error: str
+    def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ..., step: _Optional[int] = ..., error: _Optional[str] = ...) -> None: ...
+
+class RestoreFailed(_message.Message):
+    __slots__ = ("job", "generation", "message")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    generation: int
+    message: str
+    def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ..., message: _Optional[str] = ...) -> None: ...
+
+class PublishCheckpoint(_message.Message):
+    __slots__ = ("job", "generation", "directory", "step", "num_members", "state_sha256")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    DIRECTORY_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    NUM_MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    STATE_SHA256_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    generation: int
+    directory: str
+    step: int
+    num_members: int
+    state_sha256: bytes
+    def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ..., directory: _Optional[str] = ..., step: _Optional[int] = ..., num_members: _Optional[int] = ..., state_sha256: _Optional[bytes] = ...) -> None: ...
+
+class RemoveCheckpoint(_message.Message):
+    __slots__ = ("job", "directory", "step", "generation")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    DIRECTORY_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    directory: str
+    step: int
+    generation: int
+    def __init__(self, job: _Optional[str] = ..., directory: _Optional[str] = ..., step: _Optional[int] = ..., generation: _Optional[int] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
     __slots__ = ("link_traffic",)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+import pathlib
 from collections.abc import Mapping
 
 from protos import control_pb2 as pb
@@ -12,6 +13,9 @@ from workers.exchange.base import Traffic
 from workers.orders import (
     Applied,
     Assignment,
+    CheckpointId,
+    CheckpointPublished,
+    CheckpointWritten,
     Faulted,
     Inventory,
     JobOrder,
@@ -20,6 +24,7 @@ from workers.orders import (
     Ready,
     Released,
     Report,
+    RestoreFailed,
 )
 
 PROTOCOL_VERSION = 1
@@ -43,8 +48,9 @@ def assignment_of(message: pb.GrantWindow | pb.StopJob | pb.PrepareJob) -> Assig
     return Assignment(message.job, message.generation)
 
 
-def decode_order(message: pb.PrepareJob, host_index: int) -> JobOrder:
-    """What to run, with the peers' hosts of this host's index."""
+def decode_order(message: pb.PrepareJob, host_index: int, checkpoints: pathlib.Path) -> JobOrder:
+    """What to run, with the peers' hosts of this host's index. `checkpoints` is where they lie
+    unless the order says."""
     return JobOrder(
         assignment=assignment_of(message),
         bundle_digest=message.bundle_digest,
@@ -58,7 +64,18 @@ def decode_order(message: pb.PrepareJob, host_index: int) -> JobOrder:
         data=json.loads(message.data_json),
         digest_every=message.digest_every_steps,
         target_steps=message.target_steps,
+        checkpoint_every=message.checkpoint_every_steps,
+        checkpoint_directory=directory_of(message.checkpoint_directory, checkpoints),
+        restore=(
+            CheckpointId(message.restore_step, message.restore_generation)
+            if message.restore_step
+            else None
+        ),
     )
+
+
+def directory_of(named: str, default: pathlib.Path) -> pathlib.Path:
+    return pathlib.Path(named) if named else default
 
 
 def encode_report(report: Report) -> pb.HostEvent:
@@ -93,6 +110,28 @@ def encode_report(report: Report) -> pb.HostEvent:
                 job=assignment.job, generation=assignment.generation, applied_step=applied_step
             )
             return pb.HostEvent(job_released=released)
+        case CheckpointWritten(assignment):
+            written = pb.CheckpointWritten(
+                job=assignment.job,
+                generation=assignment.generation,
+                step=report.step,
+                state_sha256=report.state_sha256,
+                num_bytes=report.num_bytes,
+                seconds=report.seconds,
+                stall_seconds=report.stall_seconds,
+                error=report.error,
+            )
+            return pb.HostEvent(checkpoint_written=written)
+        case CheckpointPublished(assignment, step, error):
+            published = pb.CheckpointPublished(
+                job=assignment.job, generation=assignment.generation, step=step, error=error
+            )
+            return pb.HostEvent(checkpoint_published=published)
+        case RestoreFailed(assignment, message):
+            failed = pb.RestoreFailed(
+                job=assignment.job, generation=assignment.generation, message=message
+            )
+            return pb.HostEvent(restore_failed=failed)
 
 
 def encode_heartbeat(traffic: Mapping[str, Traffic]) -> pb.HostEvent:

@@ -2,7 +2,8 @@
 
 The stream is dialled again with back-off when it breaks; a job that was running then is left,
 because the controller counts a host that is gone as lost. The process ends when it is dismissed or
-told to stop.
+told to stop, and when it loses the stream as a member of a pod of several hosts: jax.distributed
+lets no process into a second pod, so only new processes can form the pod again.
 """
 
 from __future__ import annotations
@@ -11,18 +12,31 @@ import asyncio
 import dataclasses
 import logging
 import os
+import pathlib
 import random
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any
 
 import grpc
 
 from protos import control_pb2 as pb
 from protos import control_pb2_grpc, program_pb2, program_pb2_grpc
 from workers import controller_client as codec
+from workers.checkpoint import layout
 from workers.exchange.base import GradientExchange
 from workers.executor import Executor
-from workers.orders import Applied, Assignment, Faulted, JobOrder, Phase, Released, Report
+from workers.orders import (
+    Applied,
+    Assignment,
+    CheckpointPublished,
+    CheckpointWritten,
+    Faulted,
+    JobOrder,
+    Phase,
+    Released,
+    Report,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +63,10 @@ REDIAL_LIMIT_SECONDS = 600.0
 """A host that finds no controller for ten minutes is an orphan and ends."""
 
 
+class CannotReturn(Exception):
+    """The stream is lost and this process is of no use for another one; a new one is."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class HostIdentity:
     """What a host says of itself when it dials."""
@@ -72,17 +90,21 @@ class Host:
         executor: Executor,
         exchange: GradientExchange,
         assemble: Callable[[pb.AssemblePod], Awaitable[Report]],
+        checkpoints: pathlib.Path,
     ) -> None:
-        """`assemble` initialises the accelerators once and tells what there is."""
+        """`assemble` initialises the accelerators once and tells what there is. `checkpoints` is
+        where they lie unless a job says."""
         self._controller = controller
         self._identity = identity
         self._executor = executor
         self._exchange = exchange
         self._assemble = assemble
+        self._checkpoints = checkpoints
         self._outbox: asyncio.Queue[pb.HostEvent] = asyncio.Queue()
         self._heartbeat_seconds = 1.0
         self._fetches: dict[Assignment, asyncio.Task[None]] = {}
         self._assembly: asyncio.Task[None] | None = None
+        self._storage_work: set[asyncio.Task[None]] = set()
 
     def report(self, report: Report) -> None:
         """Send a report up; on the event loop's thread."""
@@ -90,7 +112,11 @@ class Host:
             self._outbox.put_nowait(codec.encode_report(report))
 
     async def run(self) -> None:
-        """Serve until dismissed, or until no controller was found for REDIAL_LIMIT_SECONDS."""
+        """Serve until dismissed, or until no controller was found for REDIAL_LIMIT_SECONDS.
+
+        Raises CannotReturn when the stream of a host is lost whose pod of several hosts has begun
+        to assemble, and grpc.aio.AioRpcError when the controller refuses this host for good.
+        """
         clock = asyncio.get_running_loop().time
         attempt, lost_at = 0, clock()
         while clock() - lost_at < REDIAL_LIMIT_SECONDS:
@@ -107,6 +133,12 @@ class Host:
                 if error.code() in _FINAL_CODES:
                     raise
                 logger.warning("the controller is out of reach: %s", error.details())
+            if self._is_bound_to_pod:
+                raise CannotReturn(
+                    f"the stream to the controller is lost, and the {self._identity.num_hosts} "
+                    f"processes of {self._identity.pod} cannot form a pod a second time; ending, "
+                    "so that whoever launched this host starts it again"
+                )
             if has_answered:
                 attempt, lost_at = 0, clock()
             self._executor.stop_all("the controller is out of reach")
@@ -115,6 +147,10 @@ class Host:
             # Jitter keeps the hosts of a fleet from dialling a restarted controller all at once.
             await asyncio.sleep(delay * random.uniform(0.5, 1.5))
         logger.error("no controller at %s; giving up", self._controller)
+
+    @property
+    def _is_bound_to_pod(self) -> bool:
+        return self._identity.num_hosts > 1 and self._assembly is not None
 
     async def _attach(self, channel: grpc.aio.Channel) -> AsyncIterator[pb.HostCommand]:
         self._outbox = asyncio.Queue()
@@ -147,15 +183,51 @@ class Host:
                     self._assemble_and_report(command.assemble_pod)
                 )
             case "prepare_job":
-                order = codec.decode_order(command.prepare_job, self._identity.index)
+                order = codec.decode_order(
+                    command.prepare_job, self._identity.index, self._checkpoints
+                )
                 fetch = asyncio.create_task(self._fetch_and_prepare(order, channel))
                 self._fetches[order.assignment] = fetch
                 fetch.add_done_callback(lambda _: self._fetches.pop(order.assignment, None))
             case "grant_window":
                 grant = command.grant_window
                 self._executor.grant(codec.assignment_of(grant), grant.last_step)
+            case "publish_checkpoint":
+                self._spawn(self._publish(command.publish_checkpoint))
+            case "remove_checkpoint":
+                self._spawn(self._remove(command.remove_checkpoint))
             case "stop_job":
                 self._stop(codec.assignment_of(command.stop_job), command.stop_job.reason)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._storage_work.add(task)
+        task.add_done_callback(self._storage_work.discard)
+
+    async def _publish(self, order: pb.PublishCheckpoint) -> None:
+        error = ""
+        try:
+            await asyncio.to_thread(
+                layout.publish,
+                codec.directory_of(order.directory, self._checkpoints),
+                order.job,
+                order.step,
+                order.generation,
+                order.num_members,
+                order.state_sha256.hex(),
+            )
+        except (OSError, layout.CheckpointError) as failure:
+            error = str(failure)
+        assignment = Assignment(order.job, order.generation)
+        self.report(CheckpointPublished(assignment, order.step, error))
+
+    async def _remove(self, order: pb.RemoveCheckpoint) -> None:
+        root = codec.directory_of(order.directory, self._checkpoints)
+        folder = layout.step_folder(root, order.job, order.step, order.generation)
+        try:
+            await asyncio.to_thread(layout.remove, folder)
+        except OSError:
+            logger.exception("%s cannot be deleted and takes up room", folder)
 
     def _stop(self, assignment: Assignment, reason: str) -> None:
         """A job whose bundle is still being fetched has not reached the executor."""
@@ -211,4 +283,4 @@ class Host:
 
 def _is_for_lead_only(report: Report) -> bool:
     """All hosts of a pod see the same steps; one of them tells."""
-    return isinstance(report, Applied)
+    return isinstance(report, Applied | CheckpointWritten)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import os
 import pathlib
@@ -16,13 +15,14 @@ import jax
 
 from protos import control_pb2
 from workers import coordinator, telemetry
+from workers.address import Address
 from workers.config import WorkerConfig
 from workers.exchange.agreement import RemoteAgreement, SoleAgreement, StepAgreement
 from workers.exchange.base import StepKey
 from workers.exchange.emulator import LinkEmulator, parse_bandwidth, parse_latency
 from workers.exchange.grpc_exchange import GrpcExchange
 from workers.executor import Executor
-from workers.host import Host, HostIdentity
+from workers.host import CannotReturn, Host, HostIdentity
 from workers.orders import Inventory, Report
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ def serve(config: WorkerConfig) -> int:
     configuration."""
     _check(config)
     _configure_logging(config)
-    _bind_cores(config.cpus)
+    bind_cores(config.cpus)
     _set_up_jax(config)
     status = asyncio.run(_Worker(config).run())
     logging.shutdown()
@@ -50,17 +50,24 @@ class _Worker:
 
     def __init__(self, config: WorkerConfig) -> None:
         self._config = config
+        self._listen = Address.parse(config.listen)
         lead = StepAgreement(config.hosts, self._on_refused) if self._is_lead_of_many else None
-        self._exchange = GrpcExchange(config.listen, _emulator(config), lead, config.join_token)
-        self._executor = Executor(self._exchange, lead or SoleAgreement(), self._report)
+        self._exchange = GrpcExchange(str(self._listen), _emulator(config), lead, config.join_token)
+        self._executor = Executor(
+            self._exchange, lead or SoleAgreement(), self._report, config.state_dir / "tokens"
+        )
         self._reserved: coordinator.ReservedPort | None = None
         if lead is not None:
-            self._reserved = coordinator.ReservedPort(_host_of(config.listen))
-        self._joined = ""
+            self._reserved = coordinator.ReservedPort(self._listen.host)
         self._loop: asyncio.AbstractEventLoop | None = None
         identity = self._identity()
         self._host = Host(
-            config.controller, identity, self._executor, self._exchange, self._assemble
+            config.controller,
+            identity,
+            self._executor,
+            self._exchange,
+            self._assemble,
+            config.state_dir / "checkpoints",
         )
 
     @property
@@ -74,13 +81,17 @@ class _Worker:
         serving = asyncio.create_task(self._host.run())
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, serving.cancel)
+        status = 0
         try:
             await serving
         except asyncio.CancelledError:
             logger.info("told to stop")
+        except CannotReturn as reason:
+            logger.error("%s", reason)
+            status = 1
         self._executor.close()
         await asyncio.to_thread(thread.join, STOP_GRACE_SECONDS)
-        return 0
+        return status
 
     def _report(self, report: Report) -> None:
         """From the executor's thread to the event loop's."""
@@ -94,16 +105,14 @@ class _Worker:
         return await asyncio.to_thread(self._initialise, order)
 
     def _initialise(self, order: control_pb2.AssemblePod) -> Inventory:
-        """Join the pod and look at the devices; a pod cannot be joined a second time."""
+        """Join the pod and look at the devices. A pod of several hosts cannot be joined a second
+        time: jax refuses, and Host does not dial again."""
         config = self._config
-        if config.hosts > 1 and self._joined != order.coordinator_address:
-            if self._joined:
-                raise RuntimeError(f"this process belongs to the pod at {self._joined}")
+        if config.hosts > 1:
             bind = None
             if self._reserved is not None:
-                bind = f"{_host_of(config.listen)}:{self._reserved.port}"
+                bind = str(Address(self._listen.host, self._reserved.port))
             coordinator.join_pod(order.coordinator_address, bind, config.hosts, config.host_index)
-            self._joined = order.coordinator_address
             if not self._is_lead_of_many:
                 remote = RemoteAgreement(
                     order.lead_link_address, config.host_index, config.join_token
@@ -113,40 +122,41 @@ class _Worker:
 
     def _identity(self) -> HostIdentity:
         config = self._config
-        advertised = config.advertise or _host_of(config.listen)
-        if ":" in advertised:
-            link_address, host = advertised, _host_of(advertised)
-        else:
-            link_address, host = f"{advertised}:{self._exchange.port}", advertised
+        link = Address(self._listen.host, self._exchange.port)
+        if config.advertise:
+            link = Address.parse(config.advertise, default_port=self._exchange.port)
+        coordinator_address = Address(link.host, self._reserved.port) if self._reserved else ""
         return HostIdentity(
             pod=config.pod,
             index=config.host_index,
             num_hosts=config.hosts,
-            link_address=link_address,
-            coordinator_address=f"{host}:{self._reserved.port}" if self._reserved else "",
+            link_address=str(link),
+            coordinator_address=str(coordinator_address),
             join_token=config.join_token,
         )
 
 
 def _check(config: WorkerConfig) -> None:
     """Refuse what would leave the link open to everybody, or peers without an address to dial."""
-    host = _host_of(config.listen)
-    if host in ("0.0.0.0", "[::]", "") and not config.advertise:
+    listen = _address("--listen", config.listen)
+    if config.advertise:
+        _address("--advertise", config.advertise, default_port=listen.port)
+    if listen.is_unspecified and not config.advertise:
         raise ValueError(
             f"--listen {config.listen} is no address that peers can dial; add --advertise HOST:PORT"
         )
-    if not _is_loopback(host) and not config.join_token:
+    if not listen.is_loopback and not config.join_token:
         raise ValueError(
             f"--listen {config.listen} is reachable from other machines and no join token is set; "
             "set LANDBRIDGE_JOIN_TOKEN or listen on 127.0.0.1"
         )
 
 
-def _is_loopback(host: str) -> bool:
+def _address(option: str, text: str, default_port: int | None = None) -> Address:
     try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
+        return Address.parse(text, default_port)
+    except ValueError as error:
+        raise ValueError(f"{option}: {error}") from error
 
 
 def _emulator(config: WorkerConfig) -> LinkEmulator | None:
@@ -157,14 +167,19 @@ def _emulator(config: WorkerConfig) -> LinkEmulator | None:
     return LinkEmulator(bandwidth, latency)
 
 
-def _host_of(address: str) -> str:
-    return address.rpartition(":")[0]
+def bind_cores(cpus: tuple[int, ...]) -> None:
+    """Keep this process to these cores, where the system can; empty for all.
 
-
-def _bind_cores(cpus: tuple[int, ...]) -> None:
-    """Before XLA makes its thread pools, which take their size from this."""
-    if cpus:
-        os.sched_setaffinity(0, cpus)
+    To be called before XLA makes its thread pools, which take their size from this.
+    """
+    if not cpus:
+        return
+    bind = getattr(os, "sched_setaffinity", None)
+    if bind is None:
+        cores = ",".join(map(str, cpus))
+        logger.warning("this system binds no process to cores; cores %s are not kept to", cores)
+        return
+    bind(0, cpus)
 
 
 def _set_up_jax(config: WorkerConfig) -> None:

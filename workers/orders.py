@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,6 +38,14 @@ class Member:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class CheckpointId:
+    """Which checkpoint of a job."""
+
+    step: int
+    generation: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class JobOrder:
     """Everything about what to run; grants say how far."""
 
@@ -49,6 +58,17 @@ class JobOrder:
     data: Mapping[str, Any]
     digest_every: int
     target_steps: int
+    checkpoint_every: int = 0
+    """Steps between checkpoints, one more after the last step; 0 writes none."""
+    checkpoint_directory: pathlib.Path = pathlib.Path()
+    """Storage that all pods share."""
+    restore: CheckpointId | None = None
+    """The checkpoint to start from; None is the seed."""
+
+    @property
+    def first_step(self) -> int:
+        """The step to begin with."""
+        return self.restore.step + 1 if self.restore else 1
 
     @property
     def epochs(self) -> int:
@@ -128,4 +148,39 @@ class Released:
     applied_step: int
 
 
-Report = Inventory | Ready | Applied | Faulted | Released
+@dataclasses.dataclass(frozen=True, slots=True)
+class CheckpointWritten:
+    """This pod's share, or why there is none. Durations in seconds."""
+
+    assignment: Assignment
+    step: int
+    state_sha256: bytes
+    num_bytes: int
+    seconds: float
+    stall_seconds: float
+    error: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CheckpointPublished:
+    assignment: Assignment
+    step: int
+    error: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RestoreFailed:
+    assignment: Assignment
+    message: str
+
+
+Report = (
+    Inventory
+    | Ready
+    | Applied
+    | Faulted
+    | Released
+    | CheckpointWritten
+    | CheckpointPublished
+    | RestoreFailed
+)

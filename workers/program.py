@@ -45,6 +45,10 @@ class Buffer:
     def struct(self) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(self.shape, self.dtype, sharding=self.sharding)
 
+    @property
+    def num_bytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
 
 class Component:
     """A compiled function over groups of arrays."""
@@ -88,6 +92,15 @@ class Program:
     @property
     def microbatch(self) -> int:
         return self.groups["batch"][0].shape[0] if self.groups.get("batch") else 0
+
+    @property
+    def state_buffers(self) -> dict[str, Buffer]:
+        """Parameters and optimizer state by a name of their own, in the order of the groups."""
+        return {
+            f"{group}/{buffer.name}": buffer
+            for group in ("params", "optimizer")
+            for buffer in self.groups[group]
+        }
 
     @property
     def has_gradients(self) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import jax
@@ -61,7 +61,7 @@ class StepInFlight:
         spent = self.spent
         state_sha256 = b""
         if self.digest is not None:
-            state_sha256 = hashlib.sha256(np.asarray(self.digest).tobytes()).digest()
+            state_sha256 = _sha256(self.digest)
         return StepRecord(
             step=self.step,
             time=self.time,
@@ -76,6 +76,10 @@ class StepInFlight:
         )
 
 
+def _sha256(lanes: jax.Array) -> bytes:
+    return hashlib.sha256(np.asarray(lanes).tobytes()).digest()
+
+
 class Training:
     """State and step of one generation. Used by the executor's thread only."""
 
@@ -86,7 +90,10 @@ class Training:
         batches: BatchSource | None,
         exchange: GradientExchange,
         agreement: PodAgreement,
+        restored: Mapping[str, jax.Array] | None = None,
     ) -> None:
+        """`restored` is the state to start from, by the names of Program.state_buffers; without it,
+        the state is initialised from the order's seed."""
         self._order = order
         self._program = program
         self._batches = batches
@@ -107,8 +114,13 @@ class Training:
         self._previous: jax.Array | None = None
         self.is_leaving = False
         """The hosts of the pod have agreed to leave the job after the last step."""
-        seed = jax.device_put(np.uint32(order.seed), groups["seed"][0].sharding)
-        self._params, self._optimizer = self._run("init", [seed])
+        if restored is None:
+            seed = jax.device_put(np.uint32(order.seed), groups["seed"][0].sharding)
+            self._params, self._optimizer = self._run("init", [seed])
+        else:
+            state = [restored[name] for name in program.state_buffers]
+            num_params = len(groups["params"])
+            self._params, self._optimizer = state[:num_params], state[num_params:]
         jax.block_until_ready((self._params, self._optimizer))
         self._last_end = time.perf_counter()
 
@@ -116,6 +128,17 @@ class Training:
     def state(self) -> list[jax.Array]:
         """Parameters and optimizer state after the last applied step."""
         return [*self._params, *self._optimizer]
+
+    def named_state(self) -> dict[str, jax.Array]:
+        """The state by the names of Program.state_buffers."""
+        return dict(zip(self._program.state_buffers, self.state, strict=True))
+
+    def state_sha256(self) -> bytes:
+        """Digest of the state; empty when the program has none. Waits for the devices."""
+        if "digest" not in self._program.components:
+            return b""
+        lanes = self._run("digest", self._params, self._optimizer)[0][0]
+        return _sha256(lanes)
 
     def begin(self) -> None:
         """The first step's clock starts now."""

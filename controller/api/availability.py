@@ -24,9 +24,6 @@ class Limit(typing.NamedTuple):
 
 LIMITS = (
     Limit(("model", "bundle")),
-    Limit(("data", "sources", "*", "kind"), ("text",)),
-    Limit(("data", "sources", "*", "weight"), (1,)),
-    Limit(("data", "tokenizer", "kind"), ("bytes",)),
     Limit(("train", "eval")),
     Limit(("train", "spikes")),
     Limit(("placement", "on_pod_loss"), ("fail",)),
@@ -36,7 +33,6 @@ LIMITS = (
     Limit(("exchange", "dtype"), ("float32",)),
     Limit(("exchange", "overlap"), (False,)),
     Limit(("exchange", "reproducible"), (True,)),
-    Limit(("checkpoint",)),
     Limit(("queue",), ("default",)),
     Limit(("priority",), (0,)),
     Limit(("max_duration",)),

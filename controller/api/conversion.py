@@ -40,7 +40,11 @@ def job_spec(spec: Spec, text: str) -> JobSpec:
         devices_per_pod=mesh["data"] * mesh["model"],
         compute_dtype=normalised["model"]["compute_dtype"],
         program_request=_canonical(request),
-        data=_canonical(normalised["data"]),
+        # The hosts know no model, and must refuse a tokenizer that is too large for it.
+        data=_canonical({**normalised["data"], "vocab_size": normalised["model"]["vocab_size"]}),
+        checkpoint_every=spec.checkpoint.every if spec.checkpoint else 0,
+        checkpoint_keep=spec.checkpoint.keep if spec.checkpoint else 0,
+        checkpoint_directory=(spec.checkpoint and spec.checkpoint.directory) or "",
         document=json.dumps({"text": text, "normalised": normalised}),
         queue=spec.queue,
         priority=spec.priority,

@@ -87,6 +87,12 @@ def get_job(job_id: str, context: Context) -> Response:
     return json_response(job_document(context, job_id))
 
 
+@router.get("/jobs/{job_id}/checkpoints", operation_id="listCheckpoints")
+def list_checkpoints(job_id: str, context: Context) -> Response:
+    """Published checkpoints that are kept, oldest first: step, digest of the state, bytes, time."""
+    return json_response({"checkpoints": job_document(context, job_id)["checkpoints"]})
+
+
 @router.post("/jobs/{job_id}/cancel", operation_id="cancelJob")
 async def cancel_job(job_id: str, context: Context) -> Response:
     """Stop a job. Asking again is no error; a job that has ended by itself is a conflict."""

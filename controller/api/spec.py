@@ -28,6 +28,11 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
 
 
+Weight = Annotated[float, Field(gt=0, le=1e6)]
+"""How often one epoch goes through a source: 1 once, 2 twice, 0.5 through half of it, and through
+the other half in the epoch after."""
+
+
 class TextSource(Section):
     """Files of plain text; every file is a document."""
 
@@ -35,17 +40,26 @@ class TextSource(Section):
     paths: Annotated[list[Path], Field(min_length=1, max_length=1000)]
     """Paths or globs; `python-stdlib:GLOB` looks in the interpreter's own library."""
     name: Name | None = None
-    weight: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+    weight: Weight = 1.0
 
 
 class JsonLinesSource(Section):
-    """Files with one JSON object a line."""
+    """Files with one JSON object a line; the string in its field is a document."""
 
     kind: Literal["jsonl"]
     paths: Annotated[list[Path], Field(min_length=1, max_length=1000)]
     name: Name | None = None
-    weight: Annotated[float, Field(gt=0, le=1e6)] = 1.0
-    field: str = "text"
+    weight: Weight = 1.0
+    field: Annotated[str, Field(min_length=1, max_length=255)] = "text"
+
+
+class ArrayRecordSource(Section):
+    """ArrayRecord files, whose records are UTF-8 text; every record is a document."""
+
+    kind: Literal["array_record"]
+    paths: Annotated[list[Path], Field(min_length=1, max_length=1000)]
+    name: Name | None = None
+    weight: Weight = 1.0
 
 
 class BytesTokenizer(Section):
@@ -55,7 +69,7 @@ class BytesTokenizer(Section):
 
 
 class SentencePieceTokenizer(Section):
-    """A trained SentencePiece model."""
+    """A trained SentencePiece model, such as `landbridge tokenizer train` makes."""
 
     kind: Literal["sentencepiece"]
     path: Path
@@ -65,7 +79,7 @@ class Data(Section):
     """What is read."""
 
     sources: Annotated[
-        list[Annotated[TextSource | JsonLinesSource, Discriminator("kind")]],
+        list[Annotated[TextSource | JsonLinesSource | ArrayRecordSource, Discriminator("kind")]],
         Field(min_length=1, max_length=100),
     ]
     tokenizer: Annotated[BytesTokenizer | SentencePieceTokenizer, Discriminator("kind")] = (
@@ -147,11 +161,14 @@ class Exchange(Section):
 
 
 class Checkpoint(Section):
-    """What is kept on disk."""
+    """What is kept on disk. Without this section, nothing is."""
 
-    every: Count | None = None
+    every: Count = 1000
+    """Steps between checkpoints; the state after the last step is one, too."""
     keep: Count = 3
+    """The newest so many; older ones are deleted."""
     directory: Path | None = None
+    """Storage that all pods share; without it, `checkpoints` in the hosts' state folder."""
 
 
 class Restarts(Section):

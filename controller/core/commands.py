@@ -41,6 +41,14 @@ class GangAddress:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class CheckpointId:
+    """Which checkpoint of a job."""
+
+    step: int
+    generation: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class PrepareHost:
     host: HostRef
     assignment: Assignment
@@ -52,6 +60,32 @@ class PrepareHost:
     data: str
     digest_every: int
     target_steps: int
+    checkpoint_every: int
+    """Steps between checkpoints, one more after the last step; 0 writes none."""
+    checkpoint_directory: str
+    """Empty means one of the host's own."""
+    restore: CheckpointId | None
+    """Start from this one instead of from the seed."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PublishCheckpoint:
+    """All shares of the step are written: make them a checkpoint."""
+
+    host: HostRef
+    assignment: Assignment
+    directory: str
+    step: int
+    num_members: int
+    state_sha256: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RemoveCheckpoint:
+    host: HostRef
+    assignment: Assignment
+    directory: str
+    checkpoint: CheckpointId
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -94,6 +128,8 @@ Command = (
     | AssembleHost
     | PrepareHost
     | GrantWindow
+    | PublishCheckpoint
+    | RemoveCheckpoint
     | StopHost
     | DismissHost
     | RestartPod

@@ -119,6 +119,43 @@ class JobReleased:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class CheckpointWritten:
+    """A pod's share of a checkpoint is on disk, or could not be written."""
+
+    host: HostRef
+    assignment: Assignment
+    step: int
+    state_sha256: str
+    num_bytes: int
+    seconds: float
+    """From the step's end until the share was on disk."""
+    stall_seconds: float
+    """Of it, those in which no step could run."""
+    error: str
+    """Empty when all went well."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CheckpointPublished:
+    """A checkpoint exists from now on, or could not be made to."""
+
+    host: HostRef
+    assignment: Assignment
+    step: int
+    error: str
+    """Empty when all went well."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RestoreFailed:
+    """A host cannot start from the checkpoint it was told to start from."""
+
+    host: HostRef
+    assignment: Assignment
+    message: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Ticked:
     """Time passed."""
 
@@ -138,5 +175,8 @@ Event = (
     | StepsApplied
     | JobFaulted
     | JobReleased
+    | CheckpointWritten
+    | CheckpointPublished
+    | RestoreFailed
     | Ticked
 )

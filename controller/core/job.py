@@ -12,6 +12,7 @@ import enum
 from collections.abc import Mapping
 
 from controller.core import errors
+from controller.core.checkpoint import Checkpoints
 from controller.core.program import Program
 from controller.core.step import Progress
 
@@ -104,6 +105,12 @@ class JobSpec:
     """What the lowerer gets, canonical JSON."""
     data: str
     """The data section, canonical JSON."""
+    checkpoint_every: int = dataclasses.field(default=0, kw_only=True)
+    """Steps between checkpoints, one more after the last step; 0 writes none."""
+    checkpoint_keep: int = dataclasses.field(default=3, kw_only=True)
+    """Published checkpoints that are kept, the newest."""
+    checkpoint_directory: str = dataclasses.field(default="", kw_only=True)
+    """Empty means one of the hosts' own."""
     document: str
     """The whole specification as submitted and as normalised, JSON; never looked into here."""
     queue: str = "default"
@@ -142,6 +149,7 @@ class Job:
     gang: tuple[GangMember, ...] = ()
     program: Program | None = None
     progress: Progress | None = None
+    checkpoints: Checkpoints = dataclasses.field(default_factory=Checkpoints)
     peak_flops_per_second: float | None = None
     """Peak of all devices of the gang for the compute dtype; None when any is unknown."""
     peak_source: str | None = None

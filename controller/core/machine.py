@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from controller.core import commands, errors, events, gang, membership, step
+from controller.core import commands, errors, events, gang, membership, saving, step
 from controller.core.cluster import Assignment
 from controller.core.job import Job, JobState, Move, Reason
 from controller.core.liveness import LivenessPolicy
@@ -107,6 +107,9 @@ def _program_lowered(turn: Turn, event: events.ProgramLowered, _policy: Liveness
                     data=job.spec.data,
                     digest_every=job.spec.digest_every,
                     target_steps=job.spec.steps,
+                    checkpoint_every=job.spec.checkpoint_every,
+                    checkpoint_directory=job.spec.checkpoint_directory,
+                    restore=saving.to_restore(job),
                 )
             )
 
@@ -142,7 +145,9 @@ def _program_ready(turn: Turn, event: events.ProgramReady, _policy: LivenessPoli
 
 
 def _start(turn: Turn, job: Job, assignment: Assignment) -> None:
-    progress = step.begin(job.spec.steps, [member.pod for member in job.gang])
+    newest = job.checkpoints.newest
+    after = newest.step if newest else 0
+    progress = step.begin(job.spec.steps, [member.pod for member in job.gang], after)
     peaks = [turn.pods[m.pod].peak_flops_per_second(job.spec.compute_dtype) for m in job.gang]
     known = [peak for peak in peaks if peak is not None]
     reason = Reason("Training", f"{len(job.gang)} pods in lockstep")
@@ -155,8 +160,12 @@ def _start(turn: Turn, job: Job, assignment: Assignment) -> None:
         peak_flops_per_second=sum(known) if len(known) == len(peaks) else None,
         peak_source=turn.pods[job.gang[0].pod].inventories[0].peak_source,
     )
-    turn.put_job(job, Entry("job.started", "all hosts are ready; training starts", job.id))
-    _extend_window(turn, job, assignment)
+    start = f"goes on after step {after}" if after else "starts"
+    turn.put_job(job, Entry("job.started", f"all hosts are ready; training {start}", job.id))
+    if progress.is_complete:
+        saving.finish(turn, job)
+    else:
+        _extend_window(turn, job, assignment)
 
 
 def _steps_applied(turn: Turn, event: events.StepsApplied, _policy: LivenessPolicy) -> None:
@@ -173,12 +182,9 @@ def _steps_applied(turn: Turn, event: events.StepsApplied, _policy: LivenessPoli
     if job.state is not JobState.RUNNING:
         return
     if progress.is_complete:
-        reason = Reason("Completed", f"all {progress.target_steps} steps applied")
-        job = dataclasses.replace(job.moved(Move.FINISH, reason), finished_at=turn.now)
-        turn.put_job(job, Entry("job.succeeded", reason.message, job.id))
-        membership.await_release(turn, event.assignment)
-        return
-    _extend_window(turn, job, event.assignment)
+        saving.finish(turn, job)
+    else:
+        _extend_window(turn, job, event.assignment)
 
 
 def _divergence(complete: step.MergedStep) -> Reason:
@@ -217,6 +223,7 @@ def _admit(turn: Turn, job: Job, verdict: gang.Admission) -> None:
         gang=verdict.gang,
         admitted_at=turn.now,
         suspicion=None,
+        checkpoints=job.checkpoints.begun_anew(),
     )
     turn.put_job(job, Entry("job.admitted", verdict.reason.message, job.id))
     assignment = Assignment(job.id, job.generation)
@@ -241,5 +248,8 @@ _HANDLERS: dict[type, Handler] = {
     events.HostDetached: membership.host_detached,
     events.JobFaulted: membership.job_faulted,
     events.JobReleased: membership.job_released,
+    events.CheckpointWritten: saving.checkpoint_written,
+    events.CheckpointPublished: saving.checkpoint_published,
+    events.RestoreFailed: saving.restore_failed,
     events.Ticked: membership.ticked,
 }

@@ -24,6 +24,10 @@ _FAULT_CODES = {
 }
 
 
+_LEAVING = frozenset({JobState.CANCELLING, JobState.PENDING})
+"""Hosts let go of jobs in these states because they were told to."""
+
+
 def host_attached(turn: Turn, event: events.HostAttached, _policy: LivenessPolicy) -> None:
     ref = event.host
     pod = turn.pods.get(ref.pod, Pod(ref.pod, event.num_hosts))
@@ -95,7 +99,7 @@ def job_released(turn: Turn, event: events.JobReleased, _policy: LivenessPolicy)
     job = turn.current_job(event.assignment)
     turn.put_host(dataclasses.replace(host, holds=None, dataset_digest=None))
     _free_if_released(turn, turn.pods[host.ref.pod])
-    if job is None or job.state is JobState.CANCELLING or event.applied_step >= job.spec.steps:
+    if job is None or job.state in _LEAVING or event.applied_step >= job.spec.steps:
         return
     if job.suspicion is None:
         message = f"{host.ref} left after {event.applied_step} of {job.spec.steps} steps"

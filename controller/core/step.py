@@ -106,12 +106,14 @@ class Progress:
         return statistics.median(r.seconds for r in self.recent) if self.recent else None
 
 
-def begin(target_steps: int, pods: Sequence[str]) -> Progress:
-    """Progress before the first step."""
+def begin(target_steps: int, pods: Sequence[str], after: int = 0) -> Progress:
+    """Progress of pods that hold the state after step `after` and have applied none themselves."""
     return Progress(
         target_steps=target_steps,
-        applied=dict.fromkeys(pods, 0),
+        granted=after,
+        applied=dict.fromkeys(pods, after),
         held=dict.fromkeys(pods, ()),
+        merged=after,
     )
 
 

@@ -63,6 +63,7 @@ def job_document(job: Job, state: State, now: float) -> Document:
         "time_seconds": goodput.time_seconds(job, now),
         "link_bytes": progress.totals.link_bytes if progress else 0,
         "exposed_seconds": progress.totals.exposed_seconds if progress else 0.0,
+        "checkpoints": [dataclasses.asdict(saved) for saved in job.checkpoints.saved],
         "pods": [_member_document(job, member.pod, state) for member in job.gang],
         "queue_position": queue_position(job, state),
     }

@@ -76,6 +76,26 @@ def decode_event(host: HostRef, message: pb.HostEvent) -> events.Event:
             released = message.job_released
             assignment = Assignment(released.job, released.generation)
             return events.JobReleased(host, assignment, released.applied_step)
+        case "checkpoint_written":
+            written = message.checkpoint_written
+            return events.CheckpointWritten(
+                host,
+                Assignment(written.job, written.generation),
+                written.step,
+                written.state_sha256.hex(),
+                written.num_bytes,
+                written.seconds,
+                written.stall_seconds,
+                written.error,
+            )
+        case "checkpoint_published":
+            published = message.checkpoint_published
+            assignment = Assignment(published.job, published.generation)
+            return events.CheckpointPublished(host, assignment, published.step, published.error)
+        case "restore_failed":
+            failed = message.restore_failed
+            assignment = Assignment(failed.job, failed.generation)
+            return events.RestoreFailed(host, assignment, failed.message)
         case other:
             raise ValueError(f"{host} sent an event of kind {other!r}, which cannot come here")
 
@@ -100,6 +120,16 @@ def encode_command(command: commands.Command, heartbeat_interval_seconds: float)
         case commands.StopHost(_, assignment, reason):
             stop = pb.StopJob(job=assignment.job, generation=assignment.generation, reason=reason)
             return pb.HostCommand(stop_job=stop)
+        case commands.PublishCheckpoint():
+            return pb.HostCommand(publish_checkpoint=_publish(command))
+        case commands.RemoveCheckpoint():
+            remove = pb.RemoveCheckpoint(
+                job=command.assignment.job,
+                directory=command.directory,
+                step=command.checkpoint.step,
+                generation=command.checkpoint.generation,
+            )
+            return pb.HostCommand(remove_checkpoint=remove)
         case commands.DismissHost(_, reason):
             return pb.HostCommand(dismiss=pb.Dismiss(reason=reason))
         case _:
@@ -127,6 +157,21 @@ def _prepare(command: commands.PrepareHost) -> pb.PrepareJob:
         data_json=command.data,
         digest_every_steps=command.digest_every,
         target_steps=command.target_steps,
+        checkpoint_every_steps=command.checkpoint_every,
+        checkpoint_directory=command.checkpoint_directory,
+        restore_step=command.restore.step if command.restore else 0,
+        restore_generation=command.restore.generation if command.restore else 0,
+    )
+
+
+def _publish(command: commands.PublishCheckpoint) -> pb.PublishCheckpoint:
+    return pb.PublishCheckpoint(
+        job=command.assignment.job,
+        generation=command.assignment.generation,
+        directory=command.directory,
+        step=command.step,
+        num_members=command.num_members,
+        state_sha256=bytes.fromhex(command.state_sha256),
     )
 
 

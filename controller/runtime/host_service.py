@@ -44,6 +44,8 @@ HostCommand = (
     commands.AssembleHost
     | commands.PrepareHost
     | commands.GrantWindow
+    | commands.PublishCheckpoint
+    | commands.RemoveCheckpoint
     | commands.StopHost
     | commands.DismissHost
 )

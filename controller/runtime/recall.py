@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from controller.core.checkpoint import Checkpoints, Saved
 from controller.core.job import Job, JobSpec, JobState, Reason
 from controller.core.step import Progress, StepRecord, Totals
 
@@ -28,6 +29,7 @@ def recall(row: Mapping[Any, Any], newest: Document | None) -> Job:
         created_at=row["created_at"],
         attempt=row["attempt"],
         generation=row["generation"],
+        checkpoints=Checkpoints(tuple(Saved(**saved) for saved in document.get("checkpoints", ()))),
     )
     if job.state is not JobState.CANCELLING:
         return job

@@ -6,7 +6,6 @@ import contextlib
 import copy
 import os
 import pathlib
-import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -75,14 +74,21 @@ class Fleet:
 def fleet(
     tmp_path_factory: pytest.TempPathFactory, warm_state: pathlib.Path
 ) -> Callable[..., contextlib.AbstractContextManager[Fleet]]:
-    """fleet(pods=2, hosts_per_pod=1, devices_per_host=1) runs one for a `with` block."""
+    """fleet(pods=2, hosts_per_pod=1, devices_per_host=1) runs one for a `with` block, on the state
+    of an earlier one where that is given."""
 
     @contextlib.contextmanager
-    def run(pods: int = 2, hosts_per_pod: int = 1, devices_per_host: int = 1) -> Iterator[Fleet]:
-        state = tmp_path_factory.mktemp("state")
-        for name in ("bundles", "compilation-cache"):
-            (warm_state / name).mkdir(exist_ok=True)
-            os.symlink(warm_state / name, state / name, target_is_directory=True)
+    def run(
+        pods: int = 2,
+        hosts_per_pod: int = 1,
+        devices_per_host: int = 1,
+        state: pathlib.Path | None = None,
+    ) -> Iterator[Fleet]:
+        if state is None:
+            state = tmp_path_factory.mktemp("state")
+            for name in ("bundles", "compilation-cache"):
+                (warm_state / name).mkdir(exist_ok=True)
+                os.symlink(warm_state / name, state / name, target_is_directory=True)
         arguments = ["--pods", str(pods), "--hosts-per-pod", str(hosts_per_pod)]
         arguments += ["--devices-per-host", str(devices_per_host)]
         with (
@@ -90,6 +96,5 @@ def fleet(
             Client(controller.address) as client,
         ):
             yield Fleet(controller, client, state)
-        shutil.rmtree(state, ignore_errors=True)
 
     return run

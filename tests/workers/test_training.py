@@ -69,7 +69,7 @@ def member(program, exchange, index: int, num_pods: int, devices: threading.Lock
     order = order_of(index, num_pods)
     peers = [i for i in range(num_pods) if i != index]
     names = {i: f"pod-{i}" for i in peers}
-    exchange.join(Membership(ASSIGNMENT.job, ASSIGNMENT.generation, index, names, names))
+    exchange.join(Membership(ASSIGNMENT.job, ASSIGNMENT.generation, index, names, names, 1 << 30))
     batches = Batches(range(order.me.first_slot, order.me.end_slot))
     return Training(order, program, batches, TurnTaking(exchange, devices), SoleAgreement())
 

@@ -1,7 +1,9 @@
 """Where a checkpoint lies on disk, and the document that makes it one.
 
     DIRECTORY/JOB/step-00000050.g2/part-0/...     written by pod 0 of the gang, through Orbax
+                                   part-0.json    what is in it, written when it is complete
                                    part-1/...     written by pod 1
+                                   part-1.json
                                    manifest.json  written last, when all parts are complete
 
 A folder without a manifest is no checkpoint: whoever dies in between leaves nothing that could be
@@ -50,15 +52,37 @@ def part_folder(folder: pathlib.Path, member_index: int) -> pathlib.Path:
     return folder / f"part-{member_index}"
 
 
-def publish(folder: pathlib.Path, manifest: Manifest) -> None:
-    """Make the folder a checkpoint, all at once. Raises OSError, and then it is none."""
-    text = json.dumps({"format": FORMAT, **dataclasses.asdict(manifest)}, indent=1)
-    unfinished = folder / f"{MANIFEST}.writing"
-    with unfinished.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.rename(folder / MANIFEST)
+def describe_part(
+    folder: pathlib.Path, member_index: int, names: Sequence[str], num_bytes: int
+) -> None:
+    """Say that a part is complete, and what is in it. Raises OSError."""
+    document = {"names": list(names), "num_bytes": num_bytes}
+    _write_at_once(folder / f"part-{member_index}.json", document)
+
+
+def publish(
+    root: pathlib.Path, job: str, step: int, generation: int, num_members: int, state_sha256: str
+) -> Manifest:
+    """Make a folder whose parts are complete a checkpoint, all at once.
+
+    Raises CheckpointError or OSError, and then it is none.
+    """
+    folder = step_folder(root, job, step, generation)
+    parts, num_bytes = [], 0
+    for index in range(num_members):
+        path = folder / f"part-{index}.json"
+        try:
+            part = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise CheckpointError(
+                f"{path} is not here, though pod {index} of the gang has written it; "
+                "checkpoint.directory must be storage that all pods share"
+            ) from error
+        parts.append(part["names"])
+        num_bytes += part["num_bytes"]
+    manifest = Manifest(job, step, generation, state_sha256, parts, num_bytes)
+    _write_at_once(folder / MANIFEST, {"format": FORMAT, **dataclasses.asdict(manifest)})
+    return manifest
 
 
 def read_manifest(folder: pathlib.Path) -> Manifest:
@@ -74,6 +98,16 @@ def read_manifest(folder: pathlib.Path) -> Manifest:
         raise CheckpointError(f"{folder} is no checkpoint: it was never finished") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
+
+
+def _write_at_once(path: pathlib.Path, document: object) -> None:
+    """A reader finds all of it or nothing, also after a loss of power."""
+    unfinished = path.with_name(f"{path.name}.writing")
+    with unfinished.open("w", encoding="utf-8") as file:
+        json.dump(document, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.rename(path)
 
 
 def published(root: pathlib.Path, job: str) -> list[pathlib.Path]:

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import functools
 import pathlib
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+
+from workers.checkpoint.layout import describe_part, part_folder
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -44,24 +47,33 @@ class PartWriter:
         self._finisher = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
         self._under_way: concurrent.futures.Future[None] | None = None
 
-    def save(self, step: int, folder: pathlib.Path, arrays: Mapping[str, jax.Array]) -> None:
-        """Start writing the arrays to the folder. Failures are reported to `done`, not raised:
+    def save(
+        self,
+        step: int,
+        folder: pathlib.Path,
+        member_index: int,
+        arrays: Mapping[str, jax.Array],
+        start: float,
+    ) -> None:
+        """Start writing this member's part of the checkpoint in `folder`. `start` is the reading of
+        time.perf_counter() when the caller began. Failures are reported to `done`, not raised:
         training does not depend on a disk."""
-        start = time.perf_counter()
         self.wait()
+        part = part_folder(folder, member_index)
         num_bytes = sum(array.nbytes for array in arrays.values())
         error = ""
         if arrays:  # Orbax refuses empty trees; a pod more than there are arrays has nothing to do
             state = {key_of(name): array for name, array in arrays.items()}
             try:
                 # Orbax makes folders in the background, where a failure is easily lost.
-                folder.parent.mkdir(parents=True, exist_ok=True)
-                self._checkpointer.save(folder, args=self._orbax.args.PyTreeSave(state), force=True)
+                folder.mkdir(parents=True, exist_ok=True)
+                self._checkpointer.save(part, args=self._orbax.args.PyTreeSave(state), force=True)
             except (OSError, ValueError) as failure:
                 error = _message(failure)
         stall = time.perf_counter() - start
         written = Written(step, num_bytes, stall, stall, error)
-        self._under_way = self._finisher.submit(self._finish, written, start)
+        describe = functools.partial(describe_part, folder, member_index, sorted(arrays), num_bytes)
+        self._under_way = self._finisher.submit(self._finish, written, start, describe)
 
     def wait(self) -> None:
         """Until the part under way, if any, is written and reported."""
@@ -69,15 +81,20 @@ class PartWriter:
             self._under_way.result()
             self._under_way = None
 
-    def close(self) -> None:
-        self.wait()
-        self._finisher.shutdown()
-        self._checkpointer.close()
+    def close(self, *, wait: bool = True) -> None:
+        """Without waiting, what is under way goes on and is reported in the background."""
+        if wait:
+            self.wait()
+        self._finisher.submit(self._checkpointer.close)
+        self._finisher.shutdown(wait=wait)
 
-    def _finish(self, written: Written, start: float) -> None:
+    def _finish(self, written: Written, start: float, describe: Callable[[], None]) -> None:
         if not written.error:
             try:
                 self._checkpointer.wait_until_finished()
+                # Of the hosts of a pod, which write it together, one describes it.
+                if jax.process_index() == 0:
+                    describe()
             except Exception as failure:  # whatever storage libraries raise on a full disk
                 written = dataclasses.replace(written, error=_message(failure))
         self._done(dataclasses.replace(written, seconds=time.perf_counter() - start))

@@ -6,6 +6,7 @@ import pytest
 
 from controller.api.plan import plan_document
 from controller.api.spec import Spec
+from controller.core.cluster import Pod
 from tests.controller.rig import SPEC, Rig
 
 PALM_540B = {
@@ -68,3 +69,11 @@ def test_a_slow_link_is_told_with_its_share_of_the_step() -> None:
     assert plan["exposed_seconds"] == pytest.approx(7.0, abs=0.1)
     assert warning["message"].startswith("29% of a step")
     assert "LinkBound" not in codes(planned(assume={**given, "link_bytes_per_second": 1e10}))
+
+
+def test_pod_that_forms_is_counted_on_and_a_lost_one_is_not() -> None:
+    spec = Spec.model_validate({**SPEC, "placement": {"pods": 2}})
+    forming, lost = Pod("pod-0", 1), Pod("pod-1", 1, is_given_up=True)
+    assert "DoesNotFit" not in codes(plan_document(spec, [forming, Pod("pod-1", 1)]))
+    (warning,) = plan_document(spec, [forming, lost])["warnings"]
+    assert warning["message"] == "needs 2 pods of 1 devices; there are: pod-0 of 0"

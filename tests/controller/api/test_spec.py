@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pathlib
 import time
 from typing import Any
 
@@ -87,6 +88,46 @@ def test_a_sound_spec_passes() -> None:
             "unknown-key",
             "did you mean 'paths'?",
         ),
+        (
+            spec(data={"sources": [{"kind": "jsonl", "paths": ["/nowhere/*.jsonl"]}]}),
+            "/data/sources/0/paths/0",
+            "no-such-file",
+            "/nowhere",
+        ),
+        (
+            spec(
+                data={"sources": [{"kind": "jsonl", "paths": ["python-stdlib:*.py"], "field": ""}]}
+            ),
+            "/data/sources/0/field",
+            "invalid",
+            "at least 1",
+        ),
+        (
+            spec(
+                data={"sources": [{"kind": "text", "paths": ["python-stdlib:*.py"], "weight": 0}]}
+            ),
+            "/data/sources/0/weight",
+            "invalid",
+            "greater than 0",
+        ),
+        (
+            spec(data={"tokenizer": {"kind": "words"}}),
+            "/data/tokenizer/kind",
+            "invalid",
+            "'sentencepiece'",
+        ),
+        (
+            spec(data={"tokenizer": {"kind": "sentencepiece"}}),
+            "/data/tokenizer/path",
+            "missing",
+            "give it",
+        ),
+        (
+            spec(data={"tokenizer": {"kind": "sentencepiece", "path": "/nowhere/tok.model"}}),
+            "/data/tokenizer/path",
+            "no-such-file",
+            "landbridge tokenizer train",
+        ),
         (spec(labels={"a b": "c"}), "/labels/a b", "invalid", "match"),
         ([1], "", "type", "mapping"),
         (None, "", "type", "mapping"),
@@ -116,32 +157,30 @@ def test_a_mistake_is_named(document: Any, pointer: str, code: str, words: str) 
         (spec(placement={"on_pod_loss": "shrink"}), "/placement/on_pod_loss"),
         (spec(placement={"wait_timeout": "10m"}), "/placement/wait_timeout"),
         (spec(placement={"selector": {"a": "b"}}), "/placement/selector"),
-        (spec(checkpoint={"every": 50}), "/checkpoint"),
         (spec(queue="research"), "/queue"),
         (spec(priority=5), "/priority"),
         (spec(max_duration="2h"), "/max_duration"),
         (spec(restarts={"on_error": 3}), "/restarts"),
         (spec(model={"preset": None, "bundle": "sha256:x"}), "/model/bundle"),
-        (
-            spec(data={"tokenizer": {"kind": "sentencepiece", "path": "/x"}}),
-            "/data/tokenizer/kind",
-        ),
-        (
-            spec(data={"sources": [{"kind": "jsonl", "paths": ["python-stdlib:*.py"]}]}),
-            "/data/sources/0/kind",
-        ),
-        (
-            spec(
-                data={"sources": [{"kind": "text", "paths": ["python-stdlib:*.py"], "weight": 2.0}]}
-            ),
-            "/data/sources/0/weight",
-        ),
     ],
 )
 def test_what_this_version_cannot_run_is_refused_by_name(document: Any, pointer: str) -> None:
     problem = problems(document)[pointer]
     assert problem.code == "not-available"
     assert "not available in this version" in problem.detail
+
+
+def test_sources_of_every_kind_and_weight_and_a_tokenizer_pass(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "a.jsonl").write_text("{}")
+    (tmp_path / "tok.model").write_text("")
+    sources = [
+        {"kind": "text", "paths": ["python-stdlib:*.py"], "weight": 0.5},
+        {"kind": "array_record", "paths": [f"{tmp_path}/tok.model"]},
+        {"kind": "jsonl", "paths": [f"{tmp_path}/*.jsonl"], "field": "body", "weight": 2},
+    ]
+    tokenizer = {"kind": "sentencepiece", "path": f"{tmp_path}/tok.model"}
+    checked = check(spec(data={"sources": sources, "tokenizer": tokenizer}))
+    assert [source.weight for source in checked.data.sources] == [0.5, 1.0, 2.0]
 
 
 def test_all_mistakes_come_at_once() -> None:
@@ -249,7 +288,10 @@ def test_conversion_writes_everything_out() -> None:
     assert request["train"]["optimizer"]["kind"] == "adafactor"
     assert "clip_norm" in request["train"]["optimizer"]
     assert request["model"]["mlp_dim"] == 4 * request["model"]["model_dim"]
-    assert json.loads(converted.data)["tokenizer"] == {"kind": "bytes"}
+    data = json.loads(converted.data)
+    assert data["tokenizer"] == {"kind": "bytes"}
+    # Hosts know no model; without this they could not refuse a tokenizer that is too large.
+    assert data["vocab_size"] == request["model"]["vocab_size"]
     assert json.loads(converted.document)["text"] == "the text"
 
 

@@ -20,6 +20,7 @@ JOB_FIELDS = {
 """What was promised; names may be added, never renamed or dropped."""
 
 MORE_JOB_FIELDS = {
+    "checkpoints",
     *("admitted_at", "bundle", "eta_seconds", "exposed_seconds", "link_bytes", "loss_is_finite"),
     "parameters",
 }

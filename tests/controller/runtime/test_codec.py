@@ -81,6 +81,24 @@ EVENTS = {
     "job_released": pb.HostEvent(
         job_released=pb.JobReleased(job="job-1", generation=3, applied_step=7)
     ),
+    "checkpoint_written": pb.HostEvent(
+        checkpoint_written=pb.CheckpointWritten(
+            job="job-1",
+            generation=3,
+            step=50,
+            state_sha256=bytes(range(32)),
+            num_bytes=9,
+            seconds=2.0,
+            stall_seconds=0.5,
+            error="full",
+        )
+    ),
+    "checkpoint_published": pb.HostEvent(
+        checkpoint_published=pb.CheckpointPublished(job="job-1", generation=3, step=50, error="x")
+    ),
+    "restore_failed": pb.HostEvent(
+        restore_failed=pb.RestoreFailed(job="job-1", generation=3, message="damaged")
+    ),
 }
 
 
@@ -105,7 +123,7 @@ def test_every_event_but_hello_is_decoded() -> None:
     decoded = {kind: codec.decode_event(HOST, message) for kind, message in EVENTS.items()}
     assert {type(event).__name__ for event in decoded.values()} == {
         *("HostInventoried", "HostHeard", "ProgramReady", "StepsApplied", "JobFaulted"),
-        "JobReleased",
+        *("JobReleased", "CheckpointWritten", "CheckpointPublished", "RestoreFailed"),
     }
     assert all(event.host == HOST for event in decoded.values())  # type: ignore[union-attr]
 
@@ -150,6 +168,15 @@ def test_reports_of_a_job_carry_its_generation() -> None:
         HOST, JOB, "exchange", 7, "no answer", "pod-0"
     )
     assert codec.decode_event(HOST, EVENTS["job_released"]) == events.JobReleased(HOST, JOB, 7)
+    assert codec.decode_event(HOST, EVENTS["checkpoint_written"]) == events.CheckpointWritten(
+        HOST, JOB, 50, bytes(range(32)).hex(), 9, 2.0, 0.5, "full"
+    )
+    assert codec.decode_event(HOST, EVENTS["checkpoint_published"]) == events.CheckpointPublished(
+        HOST, JOB, 50, "x"
+    )
+    assert codec.decode_event(HOST, EVENTS["restore_failed"]) == events.RestoreFailed(
+        HOST, JOB, "damaged"
+    )
 
 
 def test_step_records_are_rows_of_the_columns() -> None:
@@ -210,7 +237,12 @@ ORDERS: dict[str, commands.Command] = {
         data='{"sources": []}',
         digest_every=10,
         target_steps=200,
+        checkpoint_every=50,
+        checkpoint_directory="/checkpoints",
+        restore=commands.CheckpointId(100, 2),
     ),
+    "publish_checkpoint": commands.PublishCheckpoint(HOST, JOB, "/c", 50, 2, "ab" * 32),
+    "remove_checkpoint": commands.RemoveCheckpoint(HOST, JOB, "/c", commands.CheckpointId(50, 2)),
     "grant_window": commands.GrantWindow(HOST, JOB, 64),
     "stop_job": commands.StopHost(HOST, JOB, "cancelled"),
     "dismiss": commands.DismissHost(HOST, "silent"),

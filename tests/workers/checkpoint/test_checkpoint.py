@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import random
+import time
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from workers.checkpoint import layout
-from workers.checkpoint.layout import CheckpointError, Manifest
+from workers.checkpoint.layout import CheckpointError
 from workers.checkpoint.reader import restore
 from workers.checkpoint.share import shares
 from workers.checkpoint.writer import PartWriter, Written
@@ -53,12 +54,11 @@ def save(root: pathlib.Path, state: State, members: int, step: int = 50) -> path
     reports: list[Written] = []
     for index, names in enumerate(parts):
         writer = PartWriter(reports.append)
-        part = layout.part_folder(folder, index)
-        writer.save(step, part, {name: state[name] for name in names})
+        part = {name: state[name] for name in names}
+        writer.save(step, folder, index, part, time.perf_counter())
         writer.close()
     assert [report.error for report in reports] == [""] * members
-    num_bytes = sum(report.num_bytes for report in reports)
-    layout.publish(folder, Manifest("job-1", step, 2, "ab" * 32, parts, num_bytes))
+    layout.publish(root, "job-1", step, 2, members, "ab" * 32)
     return folder
 
 
@@ -80,12 +80,12 @@ def test_saving_takes_what_was_there_at_the_call(tmp_path: pathlib.Path) -> None
     reports: list[Written] = []
     writer = PartWriter(reports.append)
     folder = layout.step_folder(tmp_path, "job-1", 1, 1)
-    writer.save(1, layout.part_folder(folder, 0), state)
+    writer.save(1, folder, 0, state, time.perf_counter())
     for name in ("params/layers/key", "optimizer/momentum/layers/key"):
         # Donates the very buffers that are being written.
         jax.block_until_ready(replace(state[name]))
     writer.close()
-    layout.publish(folder, Manifest("job-1", 1, 1, "", [sorted(before)], 0))
+    layout.publish(tmp_path, "job-1", 1, 1, 1, "")
     placed = {
         name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding((2, 1)))
         for name, array in before.items()
@@ -137,8 +137,8 @@ def test_where_nothing_can_be_written_the_report_says_so(tmp_path: pathlib.Path)
     reports: list[Written] = []
     (tmp_path / "file").write_text("")
     writer = PartWriter(reports.append)
-    writer.save(1, tmp_path / "file" / "part-0", some_state())
-    writer.save(2, tmp_path / "part-0", some_state())
+    writer.save(1, tmp_path / "file", 0, some_state(), time.perf_counter())
+    writer.save(2, tmp_path / "folder", 0, some_state(), time.perf_counter())
     writer.close()
     assert reports[0].error
     assert (reports[1].step, reports[1].error) == (2, "")
@@ -148,7 +148,7 @@ def test_generations_order_before_steps(tmp_path: pathlib.Path) -> None:
     for step, generation in ((100, 1), (50, 2), (5, 2)):
         folder = layout.step_folder(tmp_path, "job-1", step, generation)
         folder.mkdir(parents=True)
-        layout.publish(folder, Manifest("job-1", step, generation, "", [], 0))
+        layout.publish(tmp_path, "job-1", step, generation, 0, "")
     names = [folder.name for folder in layout.published(tmp_path, "job-1")]
     assert names == ["step-00000100.g1", "step-00000005.g2", "step-00000050.g2"]
     layout.remove(layout.published(tmp_path, "job-1")[-1])
@@ -173,3 +173,10 @@ def test_an_empty_share_is_written_and_read(tmp_path: pathlib.Path) -> None:
     folder = save(tmp_path, state, 2)
     placed = {"a": jax.ShapeDtypeStruct((3,), jnp.float32, sharding=sharding((2, 1)))}
     np.testing.assert_array_equal(restore(folder, placed)[1]["a"], np.ones(3))
+
+
+def test_a_part_that_only_its_writer_sees_is_told_apart(tmp_path: pathlib.Path) -> None:
+    folder = save(tmp_path, some_state(), 2)
+    (folder / "part-1.json").unlink()
+    with pytest.raises(CheckpointError, match="storage that all pods share"):
+        layout.publish(tmp_path, "job-1", 50, 2, 2, "")

@@ -1,0 +1,128 @@
+"""A job on its way through the executor of a pod of one host, whose peers do not exist."""
+
+from __future__ import annotations
+
+import pathlib
+import queue
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from workers.exchange.agreement import SoleAgreement
+from workers.exchange.base import Membership
+from workers.exchange.loopback import LoopbackExchange, LoopbackLink
+from workers.executor import Executor
+from workers.orders import (
+    Applied,
+    Assignment,
+    Faulted,
+    JobOrder,
+    Member,
+    Phase,
+    Ready,
+    Released,
+    Report,
+)
+
+WAIT = 60.0
+ASSIGNMENT = Assignment("job", 1)
+PAYLOAD_BYTES = 2 * 257 * 16 * 4 + 2 * 4
+"""Gradients and metrics of the bigram program."""
+
+
+class RecordingExchange(LoopbackExchange):
+    def __init__(self) -> None:
+        super().__init__(LoopbackLink())
+        self.memberships: list[Membership] = []
+
+    def join(self, membership: Membership) -> None:
+        self.memberships.append(membership)
+        super().join(membership)
+
+
+class Worker:
+    def __init__(self) -> None:
+        self.exchange = RecordingExchange()
+        self.reports: queue.SimpleQueue[Report] = queue.SimpleQueue()
+        self.executor = Executor(self.exchange, SoleAgreement(), self.reports.put)
+        self.thread = threading.Thread(target=self.executor.run)
+        self.thread.start()
+
+    def heard(self) -> Report:
+        return self.reports.get(timeout=WAIT)
+
+    def close(self) -> None:
+        self.executor.close()
+        self.thread.join(WAIT)
+
+
+@pytest.fixture
+def worker() -> Iterator[Worker]:
+    worker = Worker()
+    yield worker
+    worker.close()
+
+
+def order(bundle, directory: pathlib.Path, *members: Member, target_steps: int = 3) -> JobOrder:
+    (directory / "text.txt").write_text("the quick brown fox " * 100)
+    sources = [{"name": "text", "kind": "text", "paths": [f"{directory}/*.txt"]}]
+    data = {"sources": sources, "epochs": 2}
+    num_slots = members[-1].end_slot
+    return JobOrder(ASSIGNMENT, bundle.digest, members, 0, num_slots, 0, data, 0, target_steps)
+
+
+def test_job_is_prepared_run_as_far_as_granted_and_released(worker, bigram, tmp_path):
+    worker.executor.prepare(order(bigram, tmp_path, Member("pod-0", 0, 2, "")), bigram.data)
+    ready = worker.heard()
+    assert isinstance(ready, Ready)
+    # 2,001 tokens make 250 sequences of 8, and a step takes 2 slots of 4.
+    assert ready.data_steps == 2 * (250 // 8)
+    assert 0 < ready.compile_seconds < ready.ready_seconds
+    assert worker.reports.empty()
+    steps: list[int] = []
+    for granted in (2, 3):
+        worker.executor.grant(ASSIGNMENT, granted)
+        while not steps or steps[-1] < granted:
+            applied = worker.heard()
+            assert isinstance(applied, Applied)
+            assert applied.fields == ["loss"]
+            steps += [record.step for record in applied.records]
+    assert steps == [1, 2, 3]
+    assert worker.heard() == Released(ASSIGNMENT, 3)
+
+
+def test_job_joins_its_gang_with_a_bound_on_what_peers_may_send(worker, bigram, tmp_path):
+    # Slots [1, 4) of four are the subtrees [1, 2) and [2, 4): two payloads a step.
+    members = Member("pod-0", 0, 1, "here"), Member("pod-1", 1, 4, "there")
+    worker.executor.prepare(order(bigram, tmp_path, *members), bigram.data)
+    assert isinstance(worker.heard(), Ready)
+    [membership] = worker.exchange.memberships
+    assert membership == Membership(
+        "job", 1, 0, {1: "there"}, {1: "pod-1"}, max_step_bytes=2 * PAYLOAD_BYTES
+    )
+    worker.executor.stop(ASSIGNMENT, "the test is over")
+    assert worker.heard() == Released(ASSIGNMENT, 0)
+
+
+def test_bundle_that_is_damaged_faults_the_job_before_it_joins_and_frees_the_executor(
+    worker, bigram, tmp_path
+):
+    job = order(bigram, tmp_path, Member("pod-0", 0, 1, ""))
+    worker.executor.prepare(job, bigram.data + b"x")
+    fault = worker.heard()
+    assert isinstance(fault, Faulted)
+    assert (fault.phase, fault.step) == (Phase.FETCH, 0)
+    assert bigram.digest in fault.message
+    assert worker.heard() == Released(ASSIGNMENT, 0)
+    assert worker.exchange.memberships == []
+
+
+def test_data_that_is_missing_faults_the_job_as_data(worker, bigram, tmp_path):
+    job = order(bigram, tmp_path, Member("pod-0", 0, 1, ""))
+    (tmp_path / "text.txt").unlink()
+    worker.executor.prepare(job, bigram.data)
+    fault = worker.heard()
+    assert isinstance(fault, Faulted)
+    assert fault.phase is Phase.DATA
+    assert worker.heard() == Released(ASSIGNMENT, 0)

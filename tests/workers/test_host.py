@@ -1,0 +1,86 @@
+"""What a host does when the controller's stream goes away under it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import pathlib
+from collections.abc import AsyncIterator
+
+import pytest
+
+from protos import control_pb2 as pb
+from tests.workers.fake_controller import WAIT, FakeController, Stream, fake_controller
+from workers import host
+from workers.exchange.agreement import SoleAgreement
+from workers.exchange.loopback import LoopbackExchange, LoopbackLink
+from workers.executor import Executor
+from workers.host import CannotReturn, Host, HostIdentity
+from workers.orders import Inventory
+
+
+@pytest.fixture(autouse=True)
+def redial_at_once(monkeypatch):
+    monkeypatch.setattr(host, "REDIAL_SECONDS", (0.0,))
+
+
+@pytest.fixture
+async def controller() -> AsyncIterator[FakeController]:
+    async with fake_controller() as controller:
+        yield controller
+
+
+async def assemble(order: pb.AssemblePod) -> Inventory:
+    return Inventory("cpu", "cpu", 1, 0, {}, "unknown", {})
+
+
+@contextlib.asynccontextmanager
+async def running(controller: FakeController, num_hosts: int) -> AsyncIterator[asyncio.Task[None]]:
+    """Host 1 of a pod, or the only one."""
+    exchange = LoopbackExchange(LoopbackLink())
+    identity = HostIdentity("pod-0", num_hosts - 1, num_hosts, "127.0.0.1:1", "", "")
+    executor = Executor(exchange, SoleAgreement(), lambda report: None)
+    task = asyncio.create_task(
+        Host(
+            controller.address, identity, executor, exchange, assemble, pathlib.Path("nowhere")
+        ).run()
+    )
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.mark.parametrize("lose", [Stream.end, Stream.break_off])
+async def test_stream_lost_by_a_host_of_an_assembled_pod_of_several_ends_the_host(controller, lose):
+    async with running(controller, num_hosts=2) as task:
+        stream = await controller.attached()
+        stream.assemble(lead=stream)
+        await stream.hear("inventory")
+        lose(stream)
+        async with asyncio.timeout(WAIT):
+            with pytest.raises(
+                CannotReturn, match="2 processes of pod-0 cannot form a pod a second"
+            ):
+                await task
+
+
+async def test_stream_lost_by_a_host_of_several_before_assembly_is_dialled_again(controller):
+    async with running(controller, num_hosts=2):
+        first = await controller.attached()
+        first.end()
+        again = await controller.attached()
+        assert again.hello.incarnation == first.hello.incarnation
+
+
+@pytest.mark.parametrize("lose", [Stream.end, Stream.break_off])
+async def test_stream_lost_by_the_only_host_of_its_pod_is_dialled_again(controller, lose):
+    async with running(controller, num_hosts=1):
+        first = await controller.attached()
+        first.assemble(lead=first)
+        await first.hear("inventory")
+        lose(first)
+        again = await controller.attached()
+        again.assemble(lead=again)
+        assert (await again.hear("inventory")).inventory.num_devices == 1

@@ -1,0 +1,99 @@
+"""One job on its way through the executor: how far it is, and when and what to report of it.
+
+Used by the executor's thread only, but for Control, which the executor guards.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import traceback
+
+from workers.checkpoint.saver import Saver
+from workers.data.errors import DataError
+from workers.exchange.base import ExchangeError, PeerUnreachable
+from workers.orders import Applied, Faulted, JobOrder, Phase
+from workers.training import StepInFlight, Training
+
+REPORT_SECONDS = 0.1
+"""Steps are reported once the last report is this old, so slow ones one by one; and when half of
+what was granted is used, so that the controller can grant more before the rest is."""
+
+_MESSAGE_LINES = 8
+_MESSAGE_CHARS = 2000
+
+
+@dataclasses.dataclass(slots=True)
+class Control:
+    """What the control side has said about one assignment."""
+
+    granted: int = 0
+    """Last step that may run."""
+    stop_reason: str | None = None
+
+
+@dataclasses.dataclass(slots=True)
+class Run:
+    """An order, what has become of it, and the applied steps that are still to be reported."""
+
+    order: JobOrder
+    bundle: bytes
+    control: Control
+    phase: Phase = Phase.FETCH
+    training: Training | None = None
+    saver: Saver | None = None
+    """Absent in jobs that write no checkpoints."""
+    fields: list[str] = dataclasses.field(default_factory=list)
+    applied: int = dataclasses.field(init=False)
+    """Last step applied."""
+    unsettled: list[StepInFlight] = dataclasses.field(default_factory=list)
+    reported: int = dataclasses.field(init=False)
+    """Last step that a report was made about."""
+    reported_at: float = 0.0
+    """When, in seconds of the caller's clock."""
+    answered: int = 0
+    """The grant that the last report at half of one was about."""
+
+    def __post_init__(self) -> None:
+        self.applied = self.reported = self.order.first_step - 1
+
+    def is_report_due(self, now: float) -> bool:
+        """Whether the applied steps are to be reported now, in seconds of the caller's clock.
+
+        A grant is answered once: until the next one comes, only time makes another report due.
+        """
+        granted = self.control.granted
+        if granted != self.answered and 2 * self.applied >= self.reported + granted:
+            self.answered = granted
+            return True
+        return now - self.reported_at > REPORT_SECONDS
+
+    def settle(self) -> Applied | None:
+        """The steps applied since the last report, None when there are none. Waits for the devices
+        and raises what they raise."""
+        if not self.unsettled:
+            return None
+        records = [step.settle() for step in self.unsettled]
+        self.unsettled = []
+        return Applied(self.order.assignment, self.fields, records)
+
+    def mark_reported(self, now: float) -> None:
+        """All applied steps are reported, at `now` in seconds of the caller's clock."""
+        self.reported, self.reported_at = self.applied, now
+
+    def fault(self, error: Exception) -> Faulted:
+        """What is reported when `error` ends the job here."""
+        suspect = error.pod if isinstance(error, PeerUnreachable) else ""
+        phase = self.phase
+        if isinstance(error, ExchangeError):
+            phase = Phase.EXCHANGE
+        elif isinstance(error, DataError):
+            phase = Phase.DATA
+        step = self.applied + 1 if self.training is not None else 0
+        return Faulted(self.order.assignment, phase, step, _message(error), suspect)
+
+
+def _message(error: Exception) -> str:
+    """The error in a few lines: compilers write pages."""
+    text = "".join(traceback.format_exception_only(error)).strip()
+    lines = [line for line in text.splitlines() if line.strip()]
+    return "\n".join(lines[:_MESSAGE_LINES])[:_MESSAGE_CHARS]
