@@ -147,7 +147,8 @@ def _pod_warnings(spec: Spec, pods: Sequence[Pod]) -> list[Warned]:
     if len(fitting) >= fewest:
         return []
     there_are = ", ".join(f"{pod.name} of {pod.num_devices}" for pod in coming) or "none"
-    message = f"needs {fewest} pods of {devices} devices; there are: {there_are}"
+    needs = f"{_count(fewest, 'pod')} of {_count(devices, 'device')}"
+    message = f"needs {needs}; there are: {there_are}"
     hint = "the job would wait; change placement.mesh or placement.pods"
     return [_warning("DoesNotFit", message, hint)]
 
@@ -178,6 +179,10 @@ def _availability_warnings(spec: Spec) -> list[Warned]:
     return [
         _warning("NotAvailable", problem.detail, problem.hint) for problem in unavailable(document)
     ]
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _warning(code: str, message: str, hint: str) -> Warned:

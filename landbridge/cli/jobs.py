@@ -137,10 +137,11 @@ def _show_submitted(job: Document) -> None:
     print(job["id"])
 
 
-def _show_plan(plan: Document) -> None:
-    _warn(plan)
-    shown = {key: value for key, value in plan.items() if isinstance(value, (int, float))}
-    output.table(("FIGURE", "VALUE"), [(key, f"{value:,}") for key, value in shown.items()])
+def _show_plan(document: Document) -> None:
+    from landbridge.cli import plan_table
+
+    plan_table.show(document)
+    _warn(document)
 
 
 def _show_jobs(document: Document) -> None:

@@ -296,3 +296,19 @@ def test_start_up_is_quick_and_imports_nothing_heavy() -> None:
 def _children_seconds() -> float:
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
+
+
+async def test_a_plan_shows_what_is_known_and_says_what_the_rest_needs(
+    run: Run, address: str, tmp_path: pathlib.Path
+) -> None:
+    assume = {"device": "h100", "mfu": 0.4}
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps(spec(assume=assume)))
+    ran = await run("plan", str(path), "--address", address)
+    assert ran.code == 0
+    assert "needs assume.link_bytes_per_second" in ran.out
+    path.write_text(json.dumps(spec(assume={**assume, "link_bytes_per_second": 1e9})))
+    ran = await run("plan", str(path), "--address", address)
+    assert "needs assume" not in ran.out
+    (scaling,) = [line.split() for line in ran.out.splitlines() if line.startswith("weak")]
+    assert 0.0 < float(scaling[2].removesuffix("x")) <= 2.0
