@@ -18,6 +18,15 @@ from model.fields import (
     missing_problems,
     real,
     unknown_key,
+    variant,
+    variant_problems,
+)
+from model.schedule import (
+    SCHEDULES,
+    ConstantSchedule,
+    RsqrtSchedule,
+    Schedule,
+    schedule_problems,
 )
 
 RematPolicy = Literal["full", "attention", "none"]
@@ -54,8 +63,7 @@ class AdafactorConfig:
 
     # Relative to the RMS of each parameter.
     learning_rate: float = real(at_least=0.0, at_most=1.0, default=1e-2)
-    # After this many steps the rate falls with 1/sqrt(step), continuously.
-    constant_steps: int = integer(at_least=1, at_most=1 << 40, default=10_000)
+    schedule: Schedule = variant(SCHEDULES, default=RsqrtSchedule())
     beta1: float = real(at_least=0.0, at_most=0.9999, default=0.9)
     # beta2 of step k is 1 - k^-beta2_exponent.
     beta2_exponent: float = real(at_least=0.1, at_most=1.0, default=0.8)
@@ -70,10 +78,10 @@ class AdafactorConfig:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class AdamWConfig:
-    """AdamW with a linear warmup and then a constant rate."""
+    """AdamW; unless a spec says otherwise, with a linear warm-up and then a constant rate."""
 
     learning_rate: float = real(at_least=0.0, at_most=1.0, default=1e-3)
-    warmup_steps: int = integer(at_least=0, at_most=1 << 40, default=100)
+    schedule: Schedule = variant(SCHEDULES, default=ConstantSchedule())
     beta1: float = real(at_least=0.0, at_most=0.9999, default=0.9)
     beta2: float = real(at_least=0.0, at_most=0.999999, default=0.99)
     clip_norm: float = real(at_least=1e-6, at_most=1e9, default=1.0)
@@ -83,12 +91,20 @@ class AdamWConfig:
 
 OptimizerConfig = AdafactorConfig | AdamWConfig
 OPTIMIZERS: dict[str, type[OptimizerConfig]] = {"adafactor": AdafactorConfig, "adamw": AdamWConfig}
+_DEFAULT_OPTIMIZER = "adafactor"
 
 
 def optimizer_from_spec(spec: Mapping[str, Any]) -> OptimizerConfig:
-    """The optimizer of a spec's `train.optimizer` section; adafactor when it names no kind."""
+    """The optimizer of a spec's `train.optimizer` section; adafactor when it names no kind, and a
+    schedule of the optimizer's default kind when the schedule names none. Raises KeyError/TypeError
+    unless `problems` found nothing."""
     fields = dict(spec)
-    return OPTIMIZERS[fields.pop("kind", "adafactor")](**fields)
+    optimizer = OPTIMIZERS[fields.pop("kind", _DEFAULT_OPTIMIZER)]
+    if "schedule" not in fields:
+        return optimizer(**fields)
+    schedule = dict(fields.pop("schedule"))
+    kind = schedule.pop("kind", optimizer().schedule.kind)
+    return optimizer(schedule=SCHEDULES[kind](**schedule), **fields)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,14 +218,16 @@ def _train_problems(train: Mapping[str, Any]) -> list[Problem]:
     slot = {name: train[name] for name in ("microbatch", "sequence_length") if name in train}
     found = field_problems(slot, SlotConfig, "/train")
     found += missing_problems(slot, SlotConfig, "/train", "give the field")
-    optimizer = train.get("optimizer", {})
-    if not isinstance(optimizer, Mapping):
-        return [*found, Problem("/train/optimizer", "expected a mapping", "{kind: adafactor}")]
-    kind = optimizer.get("kind", "adafactor")
-    if kind not in list(OPTIMIZERS):
-        hint = f"one of: {', '.join(OPTIMIZERS)}"
-        return [*found, Problem("/train/optimizer/kind", f"unknown {str(kind)[:60]!r}", hint)]
-    return found + field_problems(optimizer, OPTIMIZERS[kind], "/train/optimizer", also=["kind"])
+    optimizer, pointer = train.get("optimizer", {}), "/train/optimizer"
+    wrong = variant_problems(optimizer, OPTIMIZERS, pointer, default=_DEFAULT_OPTIMIZER)
+    # Sums that involve two fields only make sense on fields that are sound by themselves.
+    return [
+        *found,
+        *(
+            wrong
+            or schedule_problems(optimizer_from_spec(optimizer).schedule, f"{pointer}/schedule")
+        ),
+    ]
 
 
 def _mesh_fit_problems(

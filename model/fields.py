@@ -2,7 +2,7 @@
 
 Every rule stands beside its field, in the field's metadata (type from the annotation, range,
 choices), so a configuration class is the only description of what a user may write. Rules that
-involve two fields live in model.config. Standard library only: the controller imports this to
+involve two fields live beside their classes. Standard library only: the controller imports this to
 refuse a spec before anything starts.
 """
 
@@ -39,6 +39,30 @@ def choice(*options: str, default: str) -> Any:
     return dataclasses.field(default=default, metadata={"kind": "choice", "options": options})
 
 
+def variant(kinds: Mapping[str, type], *, default: Any) -> Any:
+    """A dataclass field that takes a section whose `kind` names one of several dataclasses.
+
+    `default` is an instance of one of them, with a field `kind` of its own.
+    """
+    return dataclasses.field(
+        default=default, metadata={"kind": "variant", "kinds": kinds, "default": default.kind}
+    )
+
+
+def variant_problems(
+    given: Any, kinds: Mapping[str, type], pointer: str, *, default: str
+) -> list[Problem]:
+    """Everything wrong with a section whose `kind` names one of several dataclasses."""
+    if not isinstance(given, Mapping):
+        detail = f"expected a mapping, got {given!r:.60}"
+        return [Problem(pointer, detail, f"{{kind: {default}}}")]
+    kind = given.get("kind", default)
+    detail_hint = _choice_problem(kind, tuple(kinds))
+    if detail_hint is not None:
+        return [Problem(f"{pointer}/kind", *detail_hint)]
+    return field_problems(given, kinds[kind], pointer, also=["kind"])
+
+
 def field_problems(
     given: Mapping[str, Any], kind: type, pointer: str, *, also: Iterable[str] = ()
 ) -> list[Problem]:
@@ -48,15 +72,13 @@ def field_problems(
     """
     fields = {field.name: field for field in dataclasses.fields(kind)}
     found = [
-        unknown_key(name, [*fields, *also], pointer)
+        _section_of(name, fields.values(), pointer) or unknown_key(name, [*fields, *also], pointer)
         for name in given
         if name not in fields and name not in also
     ]
     for name in given:
         if name in fields:
-            detail_hint = _value_problem(given[name], fields[name].metadata)
-            if detail_hint is not None:
-                found.append(Problem(f"{pointer}/{name}", *detail_hint))
+            found += _field_problems(given[name], fields[name].metadata, f"{pointer}/{name}")
     return found
 
 
@@ -73,10 +95,30 @@ def missing_problems(
 
 def unknown_key(name: str, known: Iterable[str], pointer: str) -> Problem:
     """The problem of a key nobody knows, with the nearest known key as a suggestion."""
-    known = sorted(known)
+    known = sorted(set(known))
     near = difflib.get_close_matches(str(name)[:100], known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
     return Problem(f"{pointer}/{_escaped(name)}", f"unknown key {str(name)[:100]!r}", hint)
+
+
+def _field_problems(value: Any, rule: Mapping[str, Any], pointer: str) -> list[Problem]:
+    if rule["kind"] == "variant":
+        return variant_problems(value, rule["kinds"], pointer, default=rule["default"])
+    detail_hint = _value_problem(value, rule)
+    return [] if detail_hint is None else [Problem(pointer, *detail_hint)]
+
+
+def _section_of(
+    name: str, fields: Iterable[dataclasses.Field[Any]], pointer: str
+) -> Problem | None:
+    """The problem of a key that one of the sections below would know."""
+    for field in fields:
+        for kind, section in field.metadata.get("kinds", {}).items():
+            if name != "kind" and name in {inner.name for inner in dataclasses.fields(section)}:
+                hint = f"it belongs to {field.name}: {{kind: {kind}, {name}: ...}}"
+                detail = f"unknown key {name!r}"
+                return Problem(f"{pointer}/{_escaped(name)}", detail, hint)
+    return None
 
 
 def _value_problem(value: Any, rule: Mapping[str, Any]) -> tuple[str, str] | None:

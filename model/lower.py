@@ -9,15 +9,20 @@ The request is {"model": {}, "train": {"microbatch", "sequence_length", "optimiz
 imported.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import os
 import pathlib
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from model import config
 from model.fields import Problem
+
+if TYPE_CHECKING:
+    from model.program import Program
 
 EXIT_INVALID = 3
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -29,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("request", type=pathlib.Path, help="JSON file with the request")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="where the bundle goes")
     options = parser.parse_args(arguments)
-    request, found = _read_request(options.request)
+    request, found = read_request(options.request)
     if found:
         print(json.dumps({"problems": [problem._asdict() for problem in found]}))
         return EXIT_INVALID
@@ -41,16 +46,9 @@ def lower(request: dict[str, Any], directory: pathlib.Path) -> dict[str, Any]:
     """Writes the bundle of a sound request; returns digest, path, size in bytes and manifest."""
     # Lowering needs no accelerator, and must not take one from a worker on this machine.
     os.environ["JAX_PLATFORMS"] = "cpu"
-    from model import bundle, palm_program  # jax costs a second that a wrong request need not wait
+    from model import bundle
 
-    train, platform = request["train"], request["platform"]
-    program = palm_program.palm_program(
-        request["name"],
-        config.ModelConfig.from_spec(request["model"]),
-        config.optimizer_from_spec(train.get("optimizer", {})),
-        config.SlotConfig.from_spec(train),
-        config.MeshConfig(**request["mesh"]).shape,
-    )
+    program, platform = program_of(request), request["platform"]
     content = bundle.bundle_bytes(program, platform)
     return {
         "digest": bundle.bundle_digest(content),
@@ -60,7 +58,23 @@ def lower(request: dict[str, Any], directory: pathlib.Path) -> dict[str, Any]:
     }
 
 
-def _read_request(path: pathlib.Path) -> tuple[dict[str, Any], list[Problem]]:
+def program_of(request: dict[str, Any]) -> Program:
+    """The program a sound request describes."""
+    # Importing jax costs a second, which the answer to a wrong request need not wait for.
+    from model import palm_program
+
+    train = request["train"]
+    return palm_program.palm_program(
+        request["name"],
+        config.ModelConfig.from_spec(request["model"]),
+        config.optimizer_from_spec(train.get("optimizer", {})),
+        config.SlotConfig.from_spec(train),
+        config.MeshConfig(**request["mesh"]).shape,
+    )
+
+
+def read_request(path: pathlib.Path) -> tuple[dict[str, Any], list[Problem]]:
+    """A request file's object and everything wrong with it; {} where it is no object."""
     try:
         request = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:

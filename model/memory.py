@@ -2,8 +2,9 @@
 
 State is counted exactly, array by array, as model.layout places it. Activations are counted from
 what the backward pass keeps under each remat policy plus what one layer needs while it is worked
-on; tests hold the sum within a fifth of what XLA's compiler plans for palm-tiny. Where the exact
-answer matters, compile.
+on; tests hold the sum within a fifth of what XLA's compiler plans for palm-tiny, and the TPU
+compiler's plans for the published sizes are in docs/palm_compile.md. Where the exact answer
+matters, compile (model.examine).
 
 Symbols: D model dim, F feed-forward, H heads, K head dim, L sequence length, V vocabulary; the mesh
 splits heads, feed-forward and vocabulary `model` ways and sequences `data` ways.
@@ -60,6 +61,19 @@ def shard_elements(model: ModelConfig, mesh: MeshConfig) -> int:
     )
 
 
+def gathered_elements(model: ModelConfig, mesh: MeshConfig) -> tuple[int, int]:
+    """Numbers of all layers and of the embedding that a device has when `data` splits nothing.
+
+    An embedding that the model axis does not divide, as PaLM-540B's on 12, is then whole: 9.4 GB.
+    """
+    whole = {
+        name: math.prod(_shard_shape(info, (1, mesh.model)))
+        for name, info in parameter_shapes(model).items()
+    }
+    layers = sum(size for name, size in whole.items() if name.startswith(STACKED_PREFIX))
+    return layers, whole["embedding"]
+
+
 def _shard_shape(info: ParameterInfo, mesh_shape: tuple[int, int]) -> Iterator[int]:
     ways: dict[str, int] = dict(zip(MESH_AXES, mesh_shape, strict=True))
     spec = dim_spec(info.logical_axes, info.shape, mesh_shape)
@@ -74,6 +88,10 @@ def _activation_bytes(model: ModelConfig, slot: SlotConfig, mesh: MeshConfig) ->
     layer = tokens * item * _layer_per_token(model, slot.sequence_length, mesh)
     # Logits and their gradient in the compute dtype, and the softmax in float32.
     logits = tokens * (model.vocab_size / mesh.model) * (2 * item + 4)
+    if model.vocab_size % mesh.model:
+        # The embedding is whole on every device then, and the compiler makes the gradient of the
+        # logits whole to multiply it with.
+        logits += tokens * model.vocab_size * item
     gathered = _gathered_bytes(model, mesh) if mesh.data > 1 else 0
     return round(model.num_layers * kept + max(layer, logits) + gathered)
 
@@ -100,9 +118,7 @@ def _layer_per_token(model: ModelConfig, length: int, mesh: MeshConfig) -> float
 
 
 def _gathered_bytes(model: ModelConfig, mesh: MeshConfig) -> float:
-    """A layer's parameters gathered over `data` to be used, and its whole gradients."""
-    layers = [
-        info for name, info in parameter_shapes(model).items() if name.startswith(STACKED_PREFIX)
-    ]
-    whole = sum(math.prod(_shard_shape(info, (1, mesh.model))) for info in layers)
-    return 2 * ITEM_BYTES[model.compute_dtype] * whole / model.num_layers
+    """The embedding, gathered over `data` from the first use to the last; a layer's parameters,
+    gathered to be used, and its whole gradients."""
+    layers, embedding = gathered_elements(model, mesh)
+    return ITEM_BYTES[model.compute_dtype] * (embedding + 2 * layers / model.num_layers)

@@ -1,7 +1,8 @@
 """The optimizers: Adafactor without factoring as PaLM used it (section 5), and AdamW.
 
 An optimizer is an optax transformation over a flat dictionary of parameters, with its step count in
-its state. Gradients are clipped by their global norm first. Stacked layers count as separate
+its state. Gradients are clipped by their global norm first; the rate of every step is
+model.learning_rate's. Stacked layers count as separate
 parameters wherever a rule looks at "the parameter".
 """
 
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from model.config import AdafactorConfig, AdamWConfig, OptimizerConfig
+from model.learning_rate import LearningRate, learning_rate
 from model.palm import Parameters
 from model.shapes import STACKED_PREFIX
 
@@ -48,10 +50,7 @@ def _optimizer(transform: Any, next_learning_rate: Callable[[Any], jax.Array]) -
 
 
 def _adafactor(config: AdafactorConfig) -> Optimizer:
-    def rate(count: jax.Array) -> jax.Array:
-        step = count.astype(jnp.float32) + 1.0
-        return config.learning_rate * jnp.minimum(1.0, jnp.sqrt(config.constant_steps / step))
-
+    rate = learning_rate(config.learning_rate, config.schedule)
     transform = optax.chain(
         optax.clip_by_global_norm(config.clip_norm), _unfactored_adafactor(config, rate)
     )
@@ -59,7 +58,7 @@ def _adafactor(config: AdafactorConfig) -> Optimizer:
 
 
 def _unfactored_adafactor(
-    config: AdafactorConfig, rate: Callable[[jax.Array], jax.Array]
+    config: AdafactorConfig, rate: LearningRate
 ) -> optax.GradientTransformation:
     def init(parameters: Parameters) -> AdafactorState:
         zeros = optax.tree.zeros_like(parameters)
@@ -68,16 +67,16 @@ def _unfactored_adafactor(
     def update(
         gradients: Parameters, state: AdafactorState, parameters: Parameters
     ) -> tuple[Parameters, AdafactorState]:
-        learning_rate = rate(state.steps)
+        rate_now = rate(state.steps)
         # 1 - k^-0.8 is 0 at k = 1, so the second moment needs no bias correction.
         beta2 = 1.0 - (state.steps.astype(jnp.float32) + 1.0) ** -config.beta2_exponent
-        decay = learning_rate**config.weight_decay_exponent
+        decay = rate_now**config.weight_decay_exponent
         updates, momentum, second_moment = {}, {}, {}
         for name, parameter in parameters.items():
             squared = jnp.square(gradients[name]) + config.epsilon
             second = beta2 * state.second_moment[name] + (1.0 - beta2) * squared
             scale = jnp.maximum(parameter_rms(name, parameter), config.min_parameter_scale)
-            step = learning_rate * scale * gradients[name] * jax.lax.rsqrt(second)
+            step = rate_now * scale * gradients[name] * jax.lax.rsqrt(second)
             first = config.beta1 * state.momentum[name] + (1.0 - config.beta1) * step
             updates[name] = -(first + decay * parameter)
             momentum[name], second_moment[name] = first, second
@@ -94,10 +93,7 @@ def parameter_rms(name: str, parameter: jax.Array) -> jax.Array:
 
 
 def _adamw(config: AdamWConfig) -> Optimizer:
-    def rate(count: Any) -> jax.Array:
-        step = count.astype(jnp.float32) + 1.0
-        return config.learning_rate * jnp.minimum(1.0, step / max(config.warmup_steps, 1))
-
+    rate = learning_rate(config.learning_rate, config.schedule)
     transform = optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
         optax.scale_by_adam(config.beta1, config.beta2, config.epsilon),

@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from model.config import PRESETS, AdafactorConfig, MeshConfig, ModelConfig, SlotConfig
-from model.memory import device_bytes, shard_elements
+from model.memory import device_bytes, gathered_elements, shard_elements
 from model.palm_program import palm_program
 
 TINY = PRESETS["palm-tiny"]
@@ -63,3 +63,30 @@ def test_summing_slots_needs_a_second_gradient():
     one, two = (device_bytes(TINY, slot, MeshConfig(), sums_slots=x) for x in (False, True))
     assert two.gradients == 2 * one.gradients
     assert two.total - one.total == one.gradients
+
+
+# What libtpu 0.0.52 plans for forward_backward, with the optimizer's state left out
+# (docs/palm_compile.md).
+@pytest.mark.parametrize(
+    ("preset", "changes", "mesh", "microbatch", "compiled"),
+    [
+        ("palm-8b", {}, (256, 1), 512, 27_391_870_464),
+        ("palm-62b", {}, (512, 4), 1024, 24_783_209_984),
+        ("palm-540b", {"param_dtype": "bfloat16"}, (256, 12), 1024, 23_361_736_192),
+    ],
+)
+def test_published_sizes_are_within_a_fifth_of_the_tpu_compilers_plan(
+    preset, changes, mesh, microbatch, compiled
+):
+    config = dataclasses.replace(PRESETS[preset], **changes)
+    slot = SlotConfig(microbatch=microbatch, sequence_length=2048)
+    shape = MeshConfig(data=mesh[0], model=mesh[1])
+    need = device_bytes(config, slot, shape, sums_slots=False)
+    assert need.total - need.optimizer == pytest.approx(compiled, rel=0.2)
+
+
+def test_an_embedding_that_the_mesh_does_not_divide_is_gathered_whole():
+    config = PRESETS["palm-540b"]
+    whole = config.vocab_size * config.model_dim
+    assert gathered_elements(config, MeshConfig(data=256, model=12))[1] == whole
+    assert gathered_elements(config, MeshConfig(data=256, model=8))[1] == whole // 8

@@ -4,6 +4,7 @@ import pytest
 
 from model.config import AdafactorConfig, AdamWConfig
 from model.optimizer import build_optimizer
+from model.schedule import ConstantSchedule
 
 SHAPES = {"embedding": (6, 4), "layers/mlp/up": (3, 4, 5), "layers/norm/scale": (3, 4)}
 
@@ -46,7 +47,7 @@ def reference_adamw(parameters, gradients_of_steps, config):
     first = {n: np.zeros_like(p) for n, p in parameters.items()}
     second = {n: np.zeros_like(p) for n, p in parameters.items()}
     for k, gradients in enumerate(gradients_of_steps, start=1):
-        rate = config.learning_rate * min(1.0, k / config.warmup_steps)
+        rate = config.learning_rate * min(1.0, k / config.schedule.warmup_steps)
         for name, gradient in clipped(gradients).items():
             first[name] = config.beta1 * first[name] + (1 - config.beta1) * gradient
             second[name] = config.beta2 * second[name] + (1 - config.beta2) * gradient**2
@@ -75,7 +76,7 @@ def test_adafactor_several_steps_equal_the_papers_equations(size):
 
 
 def test_adamw_several_steps_equal_the_usual_equations():
-    config = AdamWConfig(warmup_steps=4)
+    config = AdamWConfig(schedule=ConstantSchedule(warmup_steps=4))
     gradients = [random_arrays(seed) for seed in range(1, 7)]
     wanted = reference_adamw(random_arrays(0), gradients, config)
     for name, got in run(config, random_arrays(0), gradients).items():

@@ -8,6 +8,7 @@ import pytest
 from model.config import AdafactorConfig, AdamWConfig, ModelConfig, SlotConfig
 from model.optimizer import build_optimizer
 from model.palm_program import palm_program
+from model.schedule import ConstantSchedule, CosineSchedule
 
 
 def batch(seed=0):
@@ -120,7 +121,12 @@ def test_program_bfloat16_parameters_keep_their_dtype(small_model, optimizer):
 
 
 @pytest.mark.parametrize(
-    "optimizer", [AdafactorConfig(), AdamWConfig(learning_rate=1e-2, warmup_steps=10)]
+    "optimizer",
+    [
+        AdafactorConfig(),
+        AdamWConfig(learning_rate=1e-2, schedule=ConstantSchedule(warmup_steps=10)),
+        AdamWConfig(learning_rate=1e-2, schedule=CosineSchedule(warmup_steps=10, decay_steps=60)),
+    ],
 )
 def test_training_on_real_text_lowers_the_loss(small_model, small_parameters, optimizer):
     slot = SlotConfig(microbatch=8, sequence_length=64)

@@ -76,4 +76,4 @@ def test_pod_that_forms_is_counted_on_and_a_lost_one_is_not() -> None:
     forming, lost = Pod("pod-0", 1), Pod("pod-1", 1, is_given_up=True)
     assert "DoesNotFit" not in codes(plan_document(spec, [forming, Pod("pod-1", 1)]))
     (warning,) = plan_document(spec, [forming, lost])["warnings"]
-    assert warning["message"] == "needs 2 pods of 1 devices; there are: pod-0 of 0"
+    assert warning["message"] == "needs 2 pods of 1 device; there are: pod-0 of 0"
