@@ -10,8 +10,8 @@ from rich.console import Console
 
 from benchmarks import table
 
-BUILT = ("tax", "dispatch", "launch", "model")
-TO_COME = ("data", "checkpoint", "plan", "link", "compression", "recovery", "control", "scheduler")
+BUILT = ("tax", "dispatch", "launch", "model", "data", "checkpoint")
+TO_COME = ("plan", "link", "compression", "recovery", "control", "scheduler")
 
 
 def main() -> int:

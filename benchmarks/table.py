@@ -13,7 +13,7 @@ import json
 import os
 import platform
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -31,7 +31,7 @@ class Row:
     target: str
     runs: int
     is_met: bool | None
-    figures: dict[str, float | str]
+    figures: Mapping[str, float | str]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

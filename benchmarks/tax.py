@@ -10,14 +10,13 @@ from __future__ import annotations
 import pathlib
 import statistics
 import tempfile
-from typing import Any
 
-from benchmarks import table
+from benchmarks import jobs, table
 from benchmarks.bare import BareLoop, bare_loop
 from landbridge.client import Client
 from landbridge.local import local_controller
 
-MICROBATCH, NUM_SLOTS, SEQUENCE = 4, 2, 256
+NUM_SLOTS = jobs.SPEC["train"]["global_batch"] // jobs.SPEC["train"]["microbatch"]
 TARGET = 1.02
 
 _WARM_UP_STEPS = 3
@@ -33,7 +32,9 @@ def run(*, quick: bool) -> table.Result:
             ) as controller,
             Client(controller.address) as client,
         ):
-            bundle = _train(client, _WARM_UP_STEPS)["bundle"].removeprefix("sha256:")
+            bundle = jobs.succeeded(client, jobs.spec(_WARM_UP_STEPS))["bundle"].removeprefix(
+                "sha256:"
+            )
             path = state / "bundles" / f"{bundle}.bundle"
             with bare_loop(path, NUM_SLOTS, state / "compilation-cache") as bare:
                 bare.run(_WARM_UP_STEPS)
@@ -48,7 +49,7 @@ def run(*, quick: bool) -> table.Result:
     ratio = table.median(ratios)
     low, _, high = statistics.quantiles(ratios, n=4)
     row = table.Row(
-        case=f"palm-tiny, {NUM_SLOTS * MICROBATCH} x {SEQUENCE} tokens a step",
+        case="palm-tiny, 8 x 256 tokens a step",
         ratio=ratio,
         target=f"<= {TARGET}",
         runs=pairs,
@@ -68,28 +69,6 @@ def _looped_step_seconds(bare: BareLoop, steps: int) -> float:
 
 
 def _served_step_seconds(client: Client, steps: int) -> float:
-    job = _train(client, steps)
+    job = jobs.succeeded(client, jobs.spec(steps))
     records = client.steps(job["id"], after=_WARM_UP_STEPS, limit=1000)["steps"]
     return table.median([record["seconds"] for record in records])
-
-
-def _train(client: Client, steps: int) -> dict[str, Any]:
-    job = client.submit(
-        {
-            "version": 1,
-            "name": "tax",
-            "model": {"preset": "palm-tiny"},
-            "data": {"sources": [{"name": "lib", "kind": "text", "paths": ["python-stdlib:*.py"]}]},
-            "train": {
-                "steps": steps,
-                "global_batch": MICROBATCH * NUM_SLOTS,
-                "microbatch": MICROBATCH,
-                "sequence_length": SEQUENCE,
-            },
-            "placement": {"pods": 1, "mesh": {"data": 1, "model": 1}},
-        }
-    )
-    job = client.wait(job["id"])
-    if job["state"] != "SUCCEEDED":
-        raise RuntimeError(f"the job {job['state']}: {job['reason']['message']}")
-    return job

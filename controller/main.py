@@ -84,6 +84,7 @@ class _Controller:
             observe_latency=self._metrics.observe_latency,
             observe_steps=self._metrics.observe_steps,
             observe_job=self._metrics.observe_job,
+            observe_event=self._metrics.observe_event,
         )
         self._control = ControlService(
             self._loop.post,

@@ -90,6 +90,18 @@ class Client:
     def cancel(self, job_id: str) -> Document:
         return self._ask("POST", f"/jobs/{_quoted(job_id)}/cancel").json()
 
+    def retry(self, job_id: str) -> Document:
+        """Try a job that failed or was cancelled once more, from its newest checkpoint."""
+        return self._ask("POST", f"/jobs/{_quoted(job_id)}/retry").json()
+
+    def checkpoint(self, job_id: str) -> Document:
+        """Have the state of a running job written to disk soon."""
+        return self._ask("POST", f"/jobs/{_quoted(job_id)}/checkpoint").json()
+
+    def checkpoints(self, job_id: str) -> Document:
+        """Those that are kept, oldest first."""
+        return self._get(f"/jobs/{_quoted(job_id)}/checkpoints")
+
     def delete(self, job_id: str) -> None:
         """Forget a finished job."""
         self._ask("DELETE", f"/jobs/{_quoted(job_id)}")

@@ -58,7 +58,7 @@ class HostEvent(_message.Message):
     def __init__(self, hello: _Optional[_Union[HostHello, _Mapping]] = ..., inventory: _Optional[_Union[HostInventory, _Mapping]] = ..., program_ready: _Optional[_Union[ProgramReady, _Mapping]] = ..., steps_applied: _Optional[_Union[StepsApplied, _Mapping]] = ..., job_faulted: _Optional[_Union[JobFaulted, _Mapping]] = ..., job_released: _Optional[_Union[JobReleased, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., checkpoint_written: _Optional[_Union[CheckpointWritten, _Mapping]] = ..., checkpoint_published: _Optional[_Union[CheckpointPublished, _Mapping]] = ..., restore_failed: _Optional[_Union[RestoreFailed, _Mapping]] = ...) -> None: ...
 
 class HostCommand(_message.Message):
-    __slots__ = ("assemble_pod", "prepare_job", "grant_window", "stop_job", "dismiss", "publish_checkpoint", "remove_checkpoint")
+    __slots__ = ("assemble_pod", "prepare_job", "grant_window", "stop_job", "dismiss", "publish_checkpoint", "remove_checkpoint", "save_checkpoint")
     ASSEMBLE_POD_FIELD_NUMBER: _ClassVar[int]
     PREPARE_JOB_FIELD_NUMBER: _ClassVar[int]
     GRANT_WINDOW_FIELD_NUMBER: _ClassVar[int]
@@ -66,6 +66,7 @@ class HostCommand(_message.Message):
     DISMISS_FIELD_NUMBER: _ClassVar[int]
     PUBLISH_CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
     REMOVE_CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
+    SAVE_CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
     assemble_pod: AssemblePod
     prepare_job: PrepareJob
     grant_window: GrantWindow
@@ -73,7 +74,8 @@ class HostCommand(_message.Message):
     dismiss: Dismiss
     publish_checkpoint: PublishCheckpoint
     remove_checkpoint: RemoveCheckpoint
-    def __init__(self, assemble_pod: _Optional[_Union[AssemblePod, _Mapping]] = ..., prepare_job: _Optional[_Union[PrepareJob, _Mapping]] = ..., grant_window: _Optional[_Union[GrantWindow, _Mapping]] = ..., stop_job: _Optional[_Union[StopJob, _Mapping]] = ..., dismiss: _Optional[_Union[Dismiss, _Mapping]] = ..., publish_checkpoint: _Optional[_Union[PublishCheckpoint, _Mapping]] = ..., remove_checkpoint: _Optional[_Union[RemoveCheckpoint, _Mapping]] = ...) -> None: ...
+    save_checkpoint: SaveCheckpoint
+    def __init__(self, assemble_pod: _Optional[_Union[AssemblePod, _Mapping]] = ..., prepare_job: _Optional[_Union[PrepareJob, _Mapping]] = ..., grant_window: _Optional[_Union[GrantWindow, _Mapping]] = ..., stop_job: _Optional[_Union[StopJob, _Mapping]] = ..., dismiss: _Optional[_Union[Dismiss, _Mapping]] = ..., publish_checkpoint: _Optional[_Union[PublishCheckpoint, _Mapping]] = ..., remove_checkpoint: _Optional[_Union[RemoveCheckpoint, _Mapping]] = ..., save_checkpoint: _Optional[_Union[SaveCheckpoint, _Mapping]] = ...) -> None: ...
 
 class HostHello(_message.Message):
     __slots__ = ("protocol_version", "pod", "host_index", "num_hosts", "incarnation", "link_address", "coordinator_address", "pid", "join_token")
@@ -355,6 +357,16 @@ class PublishCheckpoint(_message.Message):
     num_members: int
     state_sha256: bytes
     def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ..., directory: _Optional[str] = ..., step: _Optional[int] = ..., num_members: _Optional[int] = ..., state_sha256: _Optional[bytes] = ...) -> None: ...
+
+class SaveCheckpoint(_message.Message):
+    __slots__ = ("job", "generation", "step")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    generation: int
+    step: int
+    def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ..., step: _Optional[int] = ...) -> None: ...
 
 class RemoveCheckpoint(_message.Message):
     __slots__ = ("job", "directory", "step", "generation")

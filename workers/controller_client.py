@@ -44,7 +44,9 @@ _PHASES = {
 }
 
 
-def assignment_of(message: pb.GrantWindow | pb.StopJob | pb.PrepareJob) -> Assignment:
+def assignment_of(
+    message: pb.GrantWindow | pb.StopJob | pb.PrepareJob | pb.SaveCheckpoint,
+) -> Assignment:
     return Assignment(message.job, message.generation)
 
 

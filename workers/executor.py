@@ -63,6 +63,13 @@ class Executor:
                 control.granted = max(control.granted, last_step)
                 self._said.notify_all()
 
+    def save_after(self, assignment: Assignment, step: int) -> None:
+        """Write a checkpoint after this step too, which has not been granted yet."""
+        with self._said:
+            control = self._controls.get(assignment)
+            if control is not None:
+                control.save_steps.add(step)
+
     def stop(self, assignment: Assignment, reason: str) -> None:
         """Leave the job at the next step boundary; Released follows."""
         with self._said:
@@ -120,7 +127,7 @@ class Executor:
             if in_flight is not None:
                 run.applied += 1
                 run.unsettled.append(in_flight)
-                if run.saver is not None and run.saver.is_due(run.applied):
+                if run.saver is not None and run.is_save_due():
                     run.saver.save(run.applied, run.training)
                 if run.is_report_due(time.perf_counter()):
                     self._flush(run)

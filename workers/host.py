@@ -192,6 +192,9 @@ class Host:
             case "grant_window":
                 grant = command.grant_window
                 self._executor.grant(codec.assignment_of(grant), grant.last_step)
+            case "save_checkpoint":
+                save = command.save_checkpoint
+                self._executor.save_after(codec.assignment_of(save), save.step)
             case "publish_checkpoint":
                 self._spawn(self._publish(command.publish_checkpoint))
             case "remove_checkpoint":

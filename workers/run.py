@@ -29,6 +29,8 @@ class Control:
     granted: int = 0
     """Last step that may run."""
     stop_reason: str | None = None
+    save_steps: set[int] = dataclasses.field(default_factory=set)
+    """Steps after which somebody wants the state saved."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -66,6 +68,15 @@ class Run:
             self.answered = granted
             return True
         return now - self.reported_at > REPORT_SECONDS
+
+    def is_save_due(self) -> bool:
+        """Whether the state after the last applied step is to be written."""
+        order, step = self.order, self.applied
+        return (
+            step % order.checkpoint_every == 0
+            or step == order.target_steps
+            or step in self.control.save_steps
+        )
 
     def settle(self) -> Applied | None:
         """The steps applied since the last report, None when there are none. Waits for the devices

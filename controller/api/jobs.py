@@ -17,8 +17,13 @@ from controller.api.answers import json_response
 from controller.api.context import ApiContext, Context
 from controller.api.problems import RESPONSES, ApiProblem, no_such_job
 from controller.core import view
-from controller.core.errors import JobIsLive, UnknownJob
-from controller.core.events import CancelRequested, DeleteRequested
+from controller.core.errors import CannotSave, JobIsLive, UnknownJob
+from controller.core.events import (
+    CancelRequested,
+    CheckpointRequested,
+    DeleteRequested,
+    RetryRequested,
+)
 from controller.core.job import JobState
 from controller.runtime.store import InvalidPageToken, JobQuery
 
@@ -104,6 +109,36 @@ async def cancel_job(job_id: str, context: Context) -> Response:
             detail = f"job {job_id} is {document['state']}; only a job that has not ended can stop"
             raise ApiProblem(409, "job-has-ended", detail) from None
     return json_response(await asyncio.to_thread(job_document, context, job_id))
+
+
+@router.post("/jobs/{job_id}/retry", operation_id="retryJob")
+async def retry_job(job_id: str, context: Context) -> Response:
+    """Try a job that failed or was cancelled once more, from its newest checkpoint."""
+    job = await asyncio.to_thread(context.store.job, job_id)
+    if job is None:
+        raise no_such_job(job_id)
+    if job.state not in (JobState.FAILED, JobState.CANCELLED):
+        detail = f"job {job_id} is {job.state}; only one that failed or was cancelled is retried"
+        raise ApiProblem(409, "job-has-not-failed", detail)
+    try:
+        await context.loop.ask(RetryRequested(job, "a request to the API"))
+    except JobIsLive as error:
+        raise ApiProblem(409, "job-is-live", str(error)) from None
+    return json_response(await asyncio.to_thread(job_document, context, job_id))
+
+
+@router.post("/jobs/{job_id}/checkpoint", operation_id="checkpointJob", status_code=202)
+async def checkpoint_job(job_id: str, context: Context) -> Response:
+    """Have the state written to disk soon; it is in the list of checkpoints when it is there."""
+    try:
+        await context.loop.ask(CheckpointRequested(job_id, "a request to the API"))
+    except UnknownJob:
+        document = await asyncio.to_thread(job_document, context, job_id)
+        detail = f"job {job_id} is {document['state']}; only a running job can be saved"
+        raise ApiProblem(409, "cannot-save", detail) from None
+    except CannotSave as error:
+        raise ApiProblem(409, "cannot-save", str(error)) from None
+    return json_response(await asyncio.to_thread(job_document, context, job_id), 202)
 
 
 @router.delete("/jobs/{job_id}", operation_id="deleteJob", status_code=204)

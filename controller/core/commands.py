@@ -69,6 +69,15 @@ class PrepareHost:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class SaveCheckpoint:
+    """Write a share after this step, whenever checkpoints are due otherwise."""
+
+    host: HostRef
+    assignment: Assignment
+    step: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class PublishCheckpoint:
     """All shares of the step are written: make them a checkpoint."""
 
@@ -128,6 +137,7 @@ Command = (
     | AssembleHost
     | PrepareHost
     | GrantWindow
+    | SaveCheckpoint
     | PublishCheckpoint
     | RemoveCheckpoint
     | StopHost

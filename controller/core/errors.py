@@ -3,7 +3,8 @@
     ControllerError
     |- InvalidTransition      our mistake: a state machine was asked for a move it does not have
     |- UnknownJob             the caller named a job that is not live
-    `- JobIsLive              the caller wants what only a job that has ended allows
+    |- JobIsLive              the caller wants what only a job that has ended allows
+    `- CannotSave             the caller wants a checkpoint of a job that cannot make one now
 
 Invalid specifications are no exceptions here: they are collected, all at once, as problems by the
 API. Job failures are states with a reason, not exceptions.
@@ -43,3 +44,14 @@ class JobIsLive(ControllerError):
         super().__init__(f"job {job_id} is {state}; cancel it first")
         self.job_id = job_id
         self.state = state
+
+
+class CannotSave(ControllerError):
+    """The job does not run, or has nowhere to save to."""
+
+    def __init__(self, job_id: str, state: str, has_checkpoints: bool) -> None:
+        why = f"is {state}; only a running job can be saved"
+        if not has_checkpoints:
+            why = "has no `checkpoint` section; submit it again with one"
+        super().__init__(f"job {job_id} {why}")
+        self.job_id = job_id

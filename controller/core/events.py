@@ -34,6 +34,23 @@ class CancelRequested:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class RetryRequested:
+    """Somebody wants a job that has ended without success to be tried once more."""
+
+    job: Job
+    """As the store has it."""
+    actor: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CheckpointRequested:
+    """Somebody wants the state on disk soon."""
+
+    job_id: str
+    actor: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class DeleteRequested:
     """Somebody wants a job that has ended to be forgotten."""
 
@@ -164,6 +181,8 @@ Event = (
     JobSubmitted
     | JobReloaded
     | CancelRequested
+    | RetryRequested
+    | CheckpointRequested
     | DeleteRequested
     | ProgramLowered
     | LoweringFailed

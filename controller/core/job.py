@@ -50,10 +50,11 @@ class Move(enum.StrEnum):
     CANCEL = "cancel"
     RELEASED = "released"
     REQUEUE = "requeue"
+    RETRY = "retry"
 
 
 FINAL_STATES = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
-"""Absorbing: no row of the table starts here."""
+"""Where jobs end. Only a person's retry leads out, and not of success."""
 
 TRANSITIONS: Mapping[tuple[JobState, Move], JobState] = {
     (JobState.PENDING, Move.ADMIT): JobState.ADMITTED,
@@ -72,6 +73,8 @@ TRANSITIONS: Mapping[tuple[JobState, Move], JobState] = {
     (JobState.RUNNING, Move.REQUEUE): JobState.PENDING,
     (JobState.CANCELLING, Move.RELEASED): JobState.CANCELLED,
     (JobState.CANCELLING, Move.REQUEUE): JobState.CANCELLED,
+    (JobState.FAILED, Move.RETRY): JobState.PENDING,
+    (JobState.CANCELLED, Move.RETRY): JobState.PENDING,
 }
 
 

@@ -68,6 +68,20 @@ def _cancel_requested(turn: Turn, event: events.CancelRequested, _policy: Livene
     membership.let_go(turn, job, reason.message)
 
 
+def _retry_requested(turn: Turn, event: events.RetryRequested, _policy: LivenessPolicy) -> None:
+    """Another attempt of the same job, from its newest checkpoint; it queues as a new one would."""
+    live = turn.jobs.get(event.job.id)
+    if live is not None:
+        raise errors.JobIsLive(live.id, live.state)
+    reason = Reason("Retried", f"retried by {event.actor}")
+    job = event.job.moved(Move.RETRY, reason)
+    turn.put_job(
+        dataclasses.replace(job, attempt=job.attempt + 1),
+        Entry("job.retried", reason.message, job.id),
+    )
+    turn.availability_changed = True
+
+
 def _delete_requested(turn: Turn, event: events.DeleteRequested, _policy: LivenessPolicy) -> None:
     """Whether a job that is not live ever was is known to the store alone."""
     live = turn.jobs.get(event.job_id)
@@ -237,6 +251,8 @@ _HANDLERS: dict[type, Handler] = {
     events.JobSubmitted: _job_submitted,
     events.JobReloaded: _job_reloaded,
     events.CancelRequested: _cancel_requested,
+    events.RetryRequested: _retry_requested,
+    events.CheckpointRequested: saving.checkpoint_requested,
     events.DeleteRequested: _delete_requested,
     events.ProgramLowered: _program_lowered,
     events.LoweringFailed: _lowering_failed,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from controller.core import checkpoint, commands, events, membership
+from controller.core import checkpoint, commands, errors, events, membership
 from controller.core.checkpoint import Part, Saved
 from controller.core.cluster import Assignment, HostRef
 from controller.core.commands import CheckpointId
@@ -21,6 +21,21 @@ def to_restore(job: Job) -> CheckpointId | None:
     """What the next generation starts from; None is the seed."""
     newest = job.checkpoints.newest
     return CheckpointId(newest.step, newest.generation) if newest else None
+
+
+def checkpoint_requested(
+    turn: Turn, event: events.CheckpointRequested, _policy: LivenessPolicy
+) -> None:
+    """The step is the first that no host may run yet: all of them hear of it in time."""
+    job = turn.job(event.job_id)
+    if job.state is not JobState.RUNNING or not job.spec.checkpoint_every:
+        raise errors.CannotSave(job.id, job.state, bool(job.spec.checkpoint_every))
+    assert job.progress is not None
+    step = min(job.progress.granted + 1, job.spec.steps)
+    turn.note(Entry("checkpoint.requested", f"{event.actor} wants step {step} on disk", job.id))
+    assignment = Assignment(job.id, job.generation)
+    for host in turn.holders(assignment):
+        turn.order(commands.SaveCheckpoint(host.ref, assignment, step))
 
 
 def checkpoint_written(

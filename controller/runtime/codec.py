@@ -120,6 +120,11 @@ def encode_command(command: commands.Command, heartbeat_interval_seconds: float)
         case commands.StopHost(_, assignment, reason):
             stop = pb.StopJob(job=assignment.job, generation=assignment.generation, reason=reason)
             return pb.HostCommand(stop_job=stop)
+        case commands.SaveCheckpoint(_, assignment, step):
+            save = pb.SaveCheckpoint(
+                job=assignment.job, generation=assignment.generation, step=step
+            )
+            return pb.HostCommand(save_checkpoint=save)
         case commands.PublishCheckpoint():
             return pb.HostCommand(publish_checkpoint=_publish(command))
         case commands.RemoveCheckpoint():

@@ -44,6 +44,7 @@ HostCommand = (
     commands.AssembleHost
     | commands.PrepareHost
     | commands.GrantWindow
+    | commands.SaveCheckpoint
     | commands.PublishCheckpoint
     | commands.RemoveCheckpoint
     | commands.StopHost

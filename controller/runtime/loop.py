@@ -59,6 +59,7 @@ class Loop:
         observe_latency: Callable[[float], None] = lambda seconds: None,
         observe_steps: Callable[[str, Sequence[MergedStep]], None] = lambda job, steps: None,
         observe_job: Callable[[Job], None] = lambda job: None,
+        observe_event: Callable[[events.Event], None] = lambda event: None,
     ) -> None:
         self.state = State()
         self._store = store
@@ -68,6 +69,7 @@ class Loop:
         self._observe_latency = observe_latency
         self._observe_steps = observe_steps
         self._observe_job = observe_job
+        self._observe_event = observe_event
         self._queue: asyncio.Queue[_Posted] = asyncio.Queue()
         self._writer = concurrent.futures.ThreadPoolExecutor(1, "store-writer")
         self._unwritten: list[tuple[str, dict[str, Any]]] = []
@@ -134,6 +136,7 @@ class Loop:
             self._observe_latency(time.perf_counter() - posted.posted_at)
         for job in outcome.changed_jobs:
             self._observe_job(job)
+        self._observe_event(posted.event)
         if outcome.forgotten_jobs:
             self._erase_behind(outcome.forgotten_jobs, posted.done)
         elif posted.done is not None and not posted.done.cancelled():

@@ -1,4 +1,4 @@
-"""Prometheus metrics: the state read at scrape time, and three things that only happen in passing.
+"""Prometheus metrics: the state read at scrape time, and a few things that only happen in passing.
 
 Gauges and counters of jobs and pods are made from the loop's state when somebody scrapes, so there
 is nothing to keep in step with it and a series ends with its pod. Jobs that have ended are kept as
@@ -13,9 +13,10 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 
 import prometheus_client
-from prometheus_client import CollectorRegistry, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import Metric
 
+from controller.core import events
 from controller.core.job import Job
 from controller.core.step import MergedStep
 from controller.core.turn import State
@@ -32,6 +33,12 @@ STEP_BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 2, 4, 8, 15, 30, 60, 150,
 
 DISPATCH_BUCKETS = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3)
 """From an event to its commands: a commit costs about a millisecond."""
+
+SAVE_BUCKETS = (0.03, 0.1, 0.3, 1, 3, 10, 30, 60, 120, 300, 600, 1800)
+"""From palm-tiny on a local disk to terabytes over a network."""
+
+STALL_BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30)
+"""A digest and a copy to host memory; seconds mean that the last save was still under way."""
 
 LAG_INTERVAL_SECONDS = 0.25
 LAG_SAMPLES = 60
@@ -53,6 +60,26 @@ class Metrics:
             buckets=STEP_BUCKETS,
             registry=self.registry,
         )
+        self._save_seconds = Histogram(
+            "landbridge_checkpoint_save_seconds",
+            "From the end of a step until a pod's share of its checkpoint was on disk.",
+            ["job"],
+            buckets=SAVE_BUCKETS,
+            registry=self.registry,
+        )
+        self._stall_seconds = Histogram(
+            "landbridge_checkpoint_stall_seconds",
+            "For which a checkpoint kept a pod from going on.",
+            ["job"],
+            buckets=STALL_BUCKETS,
+            registry=self.registry,
+        )
+        self._save_failures = Counter(
+            "landbridge_checkpoint_failures",
+            "Shares that could not be written and checkpoints that could not be published.",
+            ["job"],
+            registry=self.registry,
+        )
         self._dispatch_seconds = Histogram(
             "landbridge_dispatch_latency_seconds",
             "From an event to the commands it leads to, commit included.",
@@ -64,6 +91,8 @@ class Metrics:
             "How late the event loop was at worst in the last 15 seconds.",
             registry=self.registry,
         )
+        self._of_jobs = [self._step_seconds, self._save_seconds, self._stall_seconds]
+        self._of_jobs += [self._save_failures]
         self.registry.register(_StateCollector(self))
 
     def observe_latency(self, seconds: float) -> None:
@@ -76,9 +105,24 @@ class Metrics:
         for step in steps:
             histogram.observe(step.record.seconds)
 
+    def observe_event(self, event: events.Event) -> None:
+        """Something happened, and the loop has dealt with it."""
+        match event:
+            case events.CheckpointWritten(_, assignment) if not event.error:
+                self._save_seconds.labels(assignment.job).observe(event.seconds)
+                self._stall_seconds.labels(assignment.job).observe(event.stall_seconds)
+            case events.CheckpointWritten(_, assignment):
+                self._save_failures.labels(assignment.job).inc()
+            case events.CheckpointPublished(_, assignment) if event.error:
+                self._save_failures.labels(assignment.job).inc()
+            case _:
+                pass
+
     def observe_job(self, job: Job) -> None:
         """A job was decided about; one that has ended is kept as it is."""
         if not job.is_final:
+            # Tried once more, if it had ended.
+            self._ended.pop(job.id, None)
             return
         self._ended[job.id] = job
         while len(self._ended) > KEPT_JOBS:
@@ -87,7 +131,8 @@ class Metrics:
     def forget(self, job_id: str) -> None:
         """Drop every series of a job."""
         self._ended.pop(job_id, None)
-        self._step_seconds.remove_by_labels({"job": job_id})
+        for series in self._of_jobs:
+            series.remove_by_labels({"job": job_id})
 
     async def watch_event_loop(self) -> None:
         """Measure until cancelled how late a timer of the event loop fires."""

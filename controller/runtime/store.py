@@ -147,6 +147,13 @@ class Store:
             rows = connection.execute(query).mappings().all()
             return [recall(row, _newest_step(connection, row)) for row in rows]
 
+    def job(self, job_id: str) -> Job | None:
+        """A job as it was last written, whether it has ended or not."""
+        query = sa.select(schema.jobs).where(schema.jobs.c.id == job_id)
+        with self._engine.connect() as connection:
+            row = connection.execute(query).mappings().first()
+            return recall(row, _newest_step(connection, row)) if row else None
+
     def by_idempotency_key(self, key: str) -> tuple[str, str] | None:
         """(job id, digest of the request body) of the job submitted with this key."""
         query = sa.select(schema.jobs.c.id, schema.jobs.c.body_digest).where(

@@ -110,7 +110,28 @@ def cancel(job_id: JobId, address: Address = "", json: Json = False) -> int:
         return output.answer(api.cancel(job_id), json, _show_state)
 
 
-COMMANDS = (submit, validate, plan, jobs, job, steps, events, cancel)
+def retry(job_id: JobId, address: Address = "", json: Json = False) -> int:
+    """Try a failed or cancelled job once more, from its newest checkpoint."""
+    with client(address) as api:
+        return output.answer(api.retry(job_id), json, _show_state)
+
+
+def checkpoint(job_id: JobId, address: Address = "", json: Json = False) -> int:
+    """Have the state of a running job written to disk soon."""
+    with client(address) as api:
+        return output.answer(api.checkpoint(job_id), json, _show_state)
+
+
+def checkpoints(job_id: JobId, address: Address = "", json: Json = False) -> int:
+    """List the checkpoints of a job."""
+    with client(address) as api:
+        return output.answer(api.checkpoints(job_id), json, _show_checkpoints)
+
+
+COMMANDS = (
+    *(submit, validate, plan, jobs, job, steps, events),
+    *(cancel, retry, checkpoint, checkpoints),
+)
 
 
 def _wait(api: Client, job: Document, timeout: float | None, as_json: bool) -> int:
@@ -213,10 +234,26 @@ def _show_events(document: Document) -> None:
 
 
 def _show_event(event: Document) -> None:
+    print(f"{_moment(event['time'])}  {event['kind']:<16}  {event['message']}", flush=True)
+
+
+def _moment(unix_seconds: float) -> str:
     import datetime
 
-    time = datetime.datetime.fromtimestamp(event["time"], datetime.UTC)
-    print(f"{time:%Y-%m-%dT%H:%M:%SZ}  {event['kind']:<16}  {event['message']}", flush=True)
+    return f"{datetime.datetime.fromtimestamp(unix_seconds, datetime.UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _show_checkpoints(document: Document) -> None:
+    rows = [
+        (
+            str(saved["step"]),
+            _moment(saved["saved_at"]),
+            figures.amount(saved["num_bytes"], "B"),
+            saved["state_sha256"][:16],
+        )
+        for saved in document["checkpoints"]
+    ]
+    output.table(("STEP", "SAVED", "SIZE", "DIGEST"), rows)
 
 
 def _warn(plan: Document) -> None:

@@ -1,4 +1,4 @@
-"""This pod's side of a job's checkpoints: when one is due, what is its share, where it goes."""
+"""This pod's side of a job's checkpoints: what is its share, and where it goes."""
 
 from __future__ import annotations
 
@@ -26,10 +26,6 @@ class Saver:
         self._mine = shares(sizes, len(order.members))[order.member_index]
         self._digests: dict[int, bytes] = {}
         self._writer = PartWriter(self._written)
-
-    def is_due(self, step: int) -> bool:
-        order = self._order
-        return step % order.checkpoint_every == 0 or step == order.target_steps
 
     def save(self, step: int, training: Training) -> None:
         """Start writing the state after `step`; it may change as soon as this returns."""

@@ -123,6 +123,34 @@ async def test_a_running_job_shows_progress(controller: Rig) -> None:
     assert len({pod["digest"]["sha256"] for pod in job["pods"]}) == 1
 
 
+async def test_a_cancelled_job_can_be_retried_and_no_other(controller: Rig) -> None:
+    job_id = await controller.submit()
+    path = f"/api/v1/jobs/{job_id}"
+    early = await controller.http.post(f"{path}/retry")
+    assert (early.status_code, early.json()["type"].rsplit(":")[-1]) == (409, "job-has-not-failed")
+    await controller.http.post(f"{path}/cancel")
+    answer = await controller.http.post(f"{path}/retry")
+    job = answer.json()
+    assert (answer.status_code, job["state"], job["attempt"]) == (200, "PENDING", 2)
+    assert job["finished_at"] is None
+    assert (await controller.http.post(f"{path}/retry")).status_code == 409
+    assert (await controller.http.post("/api/v1/jobs/nobody/retry")).status_code == 404
+    await controller.http.post(f"{path}/cancel")
+    finished = await succeeded(controller)
+    assert (await controller.http.post(f"/api/v1/jobs/{finished}/retry")).status_code == 409
+
+
+async def test_what_cannot_be_saved_is_a_conflict(controller: Rig) -> None:
+    job_id = await running(controller)
+    answer = await controller.http.post(f"/api/v1/jobs/{job_id}/checkpoint")
+    assert answer.status_code == 409
+    assert "no `checkpoint` section" in answer.json()["detail"]
+    assert (await controller.http.post("/api/v1/jobs/nobody/checkpoint")).status_code == 404
+    answer = await controller.http.get(f"/api/v1/jobs/{job_id}/checkpoints")
+    assert answer.json() == {"checkpoints": []}
+    await controller.http.post(f"/api/v1/jobs/{job_id}/cancel")
+
+
 async def test_a_finished_job_stays_readable(controller: Rig) -> None:
     job_id = await succeeded(controller)
     assert job_id not in controller.loop.state.jobs

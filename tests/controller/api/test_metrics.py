@@ -9,7 +9,10 @@ from asyncio.subprocess import PIPE
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from controller.runtime.metrics import KEPT_JOBS
+from controller.core import events
+from controller.core.cluster import Assignment, HostRef
+from controller.core.turn import State
+from controller.runtime.metrics import KEPT_JOBS, Metrics
 from tests.controller.rig import PROGRAM, Rig, spec
 
 ALWAYS = {
@@ -137,3 +140,27 @@ async def test_promtool_finds_nothing_to_complain_about(controller: Rig) -> None
     )
     said = await checked.communicate(text.encode())
     assert (checked.returncode, said) == (0, (b"", b""))
+
+
+def written(step: int, error: str = "") -> events.CheckpointWritten:
+    host = HostRef("pod-0", 0, "a")
+    return events.CheckpointWritten(host, Assignment("job-1", 1), step, "", 10, 2.0, 0.02, error)
+
+
+def test_checkpoints_are_measured_until_the_job_is_forgotten() -> None:
+    metrics = Metrics(State)
+    metrics.observe_event(written(10))
+    metrics.observe_event(written(20, "disk full"))
+    published = events.CheckpointPublished(
+        HostRef("pod-0", 0, "a"), Assignment("job-1", 1), 30, "x"
+    )
+    metrics.observe_event(published)
+    metrics.observe_event(events.Ticked())
+    job = {"job": "job-1"}
+    value = metrics.registry.get_sample_value
+    assert value("landbridge_checkpoint_save_seconds_sum", job) == 2.0
+    assert value("landbridge_checkpoint_stall_seconds_count", job) == 1
+    assert value("landbridge_checkpoint_failures_total", job) == 2
+    metrics.forget("job-1")
+    assert value("landbridge_checkpoint_failures_total", job) is None
+    assert value("landbridge_checkpoint_save_seconds_sum", job) is None

@@ -26,8 +26,9 @@ def test_job_moves_only_as_the_table_says(state: JobState, move: Move) -> None:
         assert (moved.state, moved.reason.code) == (target, "New")
 
 
-def test_final_states_absorb() -> None:
-    assert not {state for state, _ in TRANSITIONS} & FINAL_STATES
+def test_only_a_retry_leads_out_of_an_end_and_never_out_of_success() -> None:
+    ways_out = {(state, move) for state, move in TRANSITIONS if state in FINAL_STATES}
+    assert ways_out == {(JobState.FAILED, Move.RETRY), (JobState.CANCELLED, Move.RETRY)}
     assert {state for state in JobState if _job(state).is_final} == FINAL_STATES
 
 
@@ -40,7 +41,7 @@ def test_every_state_that_can_be_reached_leads_to_an_end() -> None:
 
 
 def test_every_live_state_can_be_cancelled_or_is_being_cancelled() -> None:
-    live = {state for state, _ in TRANSITIONS} - {JobState.CANCELLING}
+    live = {state for state, _ in TRANSITIONS} - {JobState.CANCELLING} - FINAL_STATES
     assert all((state, Move.CANCEL) in TRANSITIONS for state in live)
 
 

@@ -6,7 +6,8 @@ import pytest
 
 from controller.core import commands, events
 from controller.core.checkpoint import Checkpoints, Part, Saved, complete, superfluous
-from controller.core.cluster import HostRef
+from controller.core.cluster import Assignment, HostRef
+from controller.core.errors import CannotSave, JobIsLive
 from controller.core.job import JobState
 from tests.controller.core.world import World, two_pods
 
@@ -152,6 +153,52 @@ def test_words_that_do_not_concern_the_job_change_nothing() -> None:
     writes(world, first, 4)
     publishes(world, 2)
     assert world.job().checkpoints == before
+
+
+def test_a_person_can_have_the_next_step_saved() -> None:
+    world = saving(steps=1000)
+    world.happens(events.CheckpointRequested("job-1", "me"))
+    assert world.noted() == ["checkpoint.requested"]
+    orders = world.ordered(commands.SaveCheckpoint)
+    assert [(order.host, order.step) for order in orders] == [(host, 65) for host in world.hosts()]
+
+
+def test_no_step_beyond_the_last_is_saved() -> None:
+    world = saving()
+    world.happens(events.CheckpointRequested("job-1", "me"))
+    assert {order.step for order in world.ordered(commands.SaveCheckpoint)} == {4}
+
+
+@pytest.mark.parametrize(("every", "what"), [(0, "section"), (2, "STARTING")])
+def test_what_cannot_be_saved_says_why(every: int, what: str) -> None:
+    world = two_pods()
+    if every:
+        world.submit(checkpoint_every=every)
+        world.lower()
+    else:
+        world.start()
+    with pytest.raises(CannotSave, match=what):
+        world.happens(events.CheckpointRequested("job-1", "me"))
+
+
+def test_a_failed_job_is_retried_from_its_newest_checkpoint() -> None:
+    world = saving()
+    applies(world, 1, 2)
+    saves(world, 2)
+    host = world.hosts()[0]
+    world.happens(events.JobFaulted(host, world.assignment(), "data", 3, "no such file", ""))
+    failed = world.job()
+    assert failed.state is JobState.FAILED
+    for pod in ("pod-0", "pod-1"):
+        world.release(world.state.pods[pod].hosts[0].ref, Assignment("job-1", 1), 2)
+    world.happens(events.RetryRequested(dataclasses.replace(failed, finished_at=None), "me"))
+    assert world.noted() == ["job.retried", "job.admitted"]
+    assert (world.job().attempt, world.job().generation) == (2, 2)
+    with pytest.raises(JobIsLive):
+        world.happens(events.RetryRequested(failed, "me"))
+    world.lower()
+    restores = {order.restore for order in world.ordered(commands.PrepareHost)}
+    assert restores == {commands.CheckpointId(2, 1)}
 
 
 def restarted(*steps: int, generation: int = 1) -> World:

@@ -241,6 +241,7 @@ ORDERS: dict[str, commands.Command] = {
         checkpoint_directory="/checkpoints",
         restore=commands.CheckpointId(100, 2),
     ),
+    "save_checkpoint": commands.SaveCheckpoint(HOST, JOB, 65),
     "publish_checkpoint": commands.PublishCheckpoint(HOST, JOB, "/c", 50, 2, "ab" * 32),
     "remove_checkpoint": commands.RemoveCheckpoint(HOST, JOB, "/c", commands.CheckpointId(50, 2)),
     "grant_window": commands.GrantWindow(HOST, JOB, 64),
