@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from landbridge.cli import app, main
+from landbridge.cli import build, main
 from tests.controller.rig import SPEC, Rig, spec
 from tests.landbridge.conftest import Run
 
@@ -249,7 +249,7 @@ async def test_tables_are_readable(run: Run, address: str, controller: Rig) -> N
 
 
 def test_every_command_takes_json() -> None:
-    for command in app.registered_commands:
+    for command in build().registered_commands:
         assert command.callback is not None
         assert "json" in command.callback.__annotations__, command.callback.__name__
 
