@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+import jax
+
 from workers.checkpoint.layout import step_folder
 from workers.checkpoint.share import shares
 from workers.checkpoint.writer import PartWriter, Written
@@ -29,13 +31,15 @@ class Saver:
 
     def save(self, step: int, training: Training) -> None:
         """Start writing the state after `step`; it may change as soon as this returns."""
+        state = training.named_state()
+        # The step may still be computing; that is no part of what saving costs.
+        jax.block_until_ready(state)
         start = time.perf_counter()
         assignment = self._order.assignment
         folder = step_folder(
             self._order.checkpoint_directory, assignment.job, step, assignment.generation
         )
         self._digests[step] = training.state_sha256()
-        state = training.named_state()
         mine = {name: state[name] for name in self._mine}
         self._writer.save(step, folder, self._order.member_index, mine, start)
 
