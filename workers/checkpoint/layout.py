@@ -56,8 +56,27 @@ def describe_part(
     folder: pathlib.Path, member_index: int, names: Sequence[str], num_bytes: int
 ) -> None:
     """Say that a part is complete, and what is in it. Raises OSError."""
-    document = {"names": list(names), "num_bytes": num_bytes}
-    _write_at_once(folder / f"part-{member_index}.json", document)
+    document = {
+        "names": list(names),
+        "num_bytes": num_bytes,
+        "files": _file_sizes(part_folder(folder, member_index)),
+    }
+    _write_at_once(_description(folder, member_index), document)
+
+
+def check_part(folder: pathlib.Path, member_index: int) -> None:
+    """Raises CheckpointError when a file is missing or of another size than when it was written."""
+    path = _description(folder, member_index)
+    try:
+        files = json.loads(path.read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    part = part_folder(folder, member_index)
+    found = _file_sizes(part)
+    for name, size in files.items():
+        if found.get(name) != size:
+            now = f"has {found[name]} bytes" if name in found else "is missing"
+            raise CheckpointError(f"{part} is damaged: {name} {now}, of {size}")
 
 
 def publish(
@@ -70,7 +89,7 @@ def publish(
     folder = step_folder(root, job, step, generation)
     parts, num_bytes = [], 0
     for index in range(num_members):
-        path = folder / f"part-{index}.json"
+        path = _description(folder, index)
         try:
             part = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
@@ -98,6 +117,16 @@ def read_manifest(folder: pathlib.Path) -> Manifest:
         raise CheckpointError(f"{folder} is no checkpoint: it was never finished") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
+
+
+def _description(folder: pathlib.Path, member_index: int) -> pathlib.Path:
+    return folder / f"part-{member_index}.json"
+
+
+def _file_sizes(part: pathlib.Path) -> dict[str, int]:
+    """Bytes of every file, by its path in the part."""
+    files = (path for path in sorted(part.rglob("*")) if path.is_file())
+    return {path.relative_to(part).as_posix(): path.stat().st_size for path in files}
 
 
 def _write_at_once(path: pathlib.Path, document: object) -> None:

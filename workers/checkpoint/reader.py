@@ -8,7 +8,13 @@ from typing import Any
 
 import jax
 
-from workers.checkpoint.layout import CheckpointError, Manifest, part_folder, read_manifest
+from workers.checkpoint.layout import (
+    CheckpointError,
+    Manifest,
+    check_part,
+    part_folder,
+    read_manifest,
+)
 from workers.checkpoint.writer import key_of
 
 
@@ -28,6 +34,9 @@ def restore(
             f"{folder} is of another program: {', '.join(missing[:3])} in one and not in the other"
         )
     arrays: dict[str, jax.Array] = {}
+    for index in range(len(manifest.parts)):
+        # Before Orbax, which abandons its other reads noisily when one fails.
+        check_part(folder, index)
     for index, names in enumerate(manifest.parts):
         part = {name: wanted[name] for name in names}
         arrays |= _restore_part(part_folder(folder, index), part)
