@@ -10,7 +10,7 @@ import pytest
 import typer.main
 from ruamel.yaml import YAML
 
-from landbridge.cli import app
+from landbridge.cli import build
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -30,7 +30,7 @@ DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text()
 def options(service: str) -> Document:
     """What the command line of a service says, read by the real CLI."""
     name, *arguments = SERVICES[service]["command"]
-    command = typer.main.get_command(app).commands[name]
+    command = typer.main.get_command(build()).commands[name]
     with command.make_context(name, arguments) as context:
         return dict(context.params)
 
