@@ -1,61 +1,179 @@
-"""The very same compiled functions in a bare jax loop: what a step costs without any service.
+"""The very same compiled functions in a bare jax loop: what they cost without any service.
 
-A process of its own, set up like a worker of a simulated pod. It loads a bundle and then runs as
-many steps as each line of its input asks for, answering with the seconds of every step.
+A process of its own, set up like a worker of a simulated pod. It loads a bundle and then answers
+questions about it, one a line.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import pathlib
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
-from controller.runtime.launcher.command import WORKER_TUNABLES
-from workers.program import Group
+from benchmarks import table
+from benchmarks.role import Role, role
+from workers.program import Group, Program
+
+RUNS_OF_A_SLOT = 5
 
 
 class BareLoop:
     """The parent's end of a bare loop."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
+    def __init__(self, process: Role) -> None:
         self._process = process
 
     def run(self, steps: int) -> list[float]:
         """Seconds of each of the next `steps` steps."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write(f"{steps}\n")
-        self._process.stdin.flush()
-        return json.loads(self._process.stdout.readline())
+        return self._process.ask(f"run {steps}")
+
+    def slot_seconds(self) -> float:
+        """Seconds of one forward_backward and nothing else: a median."""
+        return self._process.ask("slot_seconds")
+
+    def peak_flops_per_second(self) -> float:
+        """Of the process's devices in float32, calibrated now as a worker does."""
+        return self._process.ask("peak_flops_per_second")
+
+    def component_bytes(self) -> dict[str, dict[str, int]]:
+        """What the compiler planned: {component: {"arguments", "temporaries", "outputs"}}; outputs
+        that take the place of donated arguments are left out."""
+        return self._process.ask("component_bytes")
+
+    def group_bytes(self) -> dict[str, int]:
+        """Bytes of every group of buffers, by name."""
+        return self._process.ask("group_bytes")
+
+    def resident_bytes(self, steps: int) -> int:
+        """By how much the process grew at its largest while it ran so many steps, with the state
+        that they need; to be asked first, since the state stays."""
+        return self._process.ask(f"resident_bytes {steps}")
 
 
 @contextlib.contextmanager
-def bare_loop(bundle: pathlib.Path, num_slots: int, cache: pathlib.Path) -> Iterator[BareLoop]:
-    """Run one for a `with` block; returns when the program is compiled."""
-    command = [sys.executable, "-m", "benchmarks.bare", str(bundle), str(num_slots), str(cache)]
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**WORKER_TUNABLES, **os.environ, "NPROC": "1", "JAX_PLATFORMS": "cpu"},
-    )
-    try:
-        assert process.stdout is not None
-        process.stdout.readline()
+def bare_loop(
+    bundle: pathlib.Path, num_slots: int, cache: pathlib.Path, *, core: int | None = None
+) -> Iterator[BareLoop]:
+    """Run one for a `with` block, on any core or bound to one; returns when the program is
+    compiled. `cache` is the folder of jax's compilation cache."""
+    bound = () if core is None else (str(core),)
+    with role("benchmarks.bare", str(bundle), str(num_slots), str(cache), *bound) as process:
+        process.answer()
         yield BareLoop(process)
-    finally:
-        process.kill()
-        process.communicate()
 
 
-def main(bundle: str, num_slots: str, cache: str) -> None:
+class _Loop:
+    """The child's end: a method for every question."""
+
+    def __init__(self, program: Program, num_slots: int) -> None:
+        self._program = program
+        self._num_slots = num_slots
+        self._state: list[Group] = []
+        self._batches: list[list[np.ndarray]] = []
+
+    def run(self, steps: str) -> list[float]:
+        import jax
+
+        self._begin()
+        # The shortest steps take 20 microseconds, so nothing is looked up inside the loop.
+        call, batches, pairs = self._program.components, self._batches, self._pairs
+        has_gradients = self._program.has_gradients
+        params, optimizer = self._state
+        seconds = []
+        for _ in range(int(steps)):
+            start = time.perf_counter()
+            total: list[Group] = []
+            if has_gradients:
+                for rows in batches:
+                    batch = [jax.device_put(row, b.sharding) for row, b in pairs(rows)]
+                    slot = call["forward_backward"](params, batch)
+                    total = call["accumulate"](*total, *slot) if total else slot
+            params, optimizer, record = call["apply_update"](params, optimizer, *total)
+            record[0].block_until_ready()
+            seconds.append(time.perf_counter() - start)
+        self._state = [params, optimizer]
+        return seconds
+
+    def slot_seconds(self) -> float:
+        import jax
+
+        self._begin()
+        slot = [jax.device_put(row, b.sharding) for row, b in self._pairs(self._batches[0])]
+        jax.block_until_ready(slot)
+        seconds = []
+        for _ in range(RUNS_OF_A_SLOT):
+            start = time.perf_counter()
+            jax.block_until_ready(
+                self._program.components["forward_backward"](self._state[0], slot)
+            )
+            seconds.append(time.perf_counter() - start)
+        return table.median(seconds)
+
+    def peak_flops_per_second(self) -> float:
+        from workers.telemetry import inventory
+
+        return inventory().peak_flops_per_second["float32"]
+
+    def component_bytes(self) -> dict[str, dict[str, int]]:
+        sizes = self.group_bytes()
+        needs: dict[str, dict[str, int]] = {}
+        for name, component in self._program.components.items():
+            entry = self._program.manifest["components"][name]
+            donated = sum(sizes[entry["inputs"][index]] for index in entry["donated"])
+            outputs = sum(sizes[group] for group in entry["outputs"]) - donated
+            needs[name] = {**component.device_bytes, "outputs": max(0, outputs)}
+        return needs
+
+    def group_bytes(self) -> dict[str, int]:
+        groups = self._program.groups
+        return {name: sum(buffer.num_bytes for buffer in group) for name, group in groups.items()}
+
+    def resident_bytes(self, steps: str) -> int:
+        # What compiling left free would be used again, and the growth be hidden in it.
+        ctypes.CDLL(None).malloc_trim(0)
+        pathlib.Path("/proc/self/clear_refs").write_text("5")
+        before = _status_bytes("VmRSS")
+        self.run(steps)
+        return _status_bytes("VmHWM") - before
+
+    def _begin(self) -> None:
+        import jax
+
+        if self._state:
+            return
+        call, groups = self._program.components, self._program.groups
+        seed = jax.device_put(np.uint32(0), groups["seed"][0].sharding)
+        self._state = call["init"]([seed])
+        tokens = np.random.default_rng(0)
+        self._batches = [
+            [tokens.integers(0, 256, b.shape, dtype=np.int32) for b in groups.get("batch", ())]
+            for _ in range(self._num_slots)
+        ]
+        jax.block_until_ready(self._state)
+
+    def _pairs(self, rows: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, Any]]:
+        return zip(rows, self._program.groups["batch"], strict=True)
+
+
+def _status_bytes(field: str) -> int:
+    for line in pathlib.Path("/proc/self/status").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == field:
+            return int(value.split()[0]) * 1024
+    raise KeyError(field)
+
+
+def main(bundle: str, num_slots: str, cache: str, core: str = "") -> None:
+    if core:
+        os.sched_setaffinity(0, {int(core)})
     import jax
 
     from workers.program import load, read_bundle
@@ -64,30 +182,11 @@ def main(bundle: str, num_slots: str, cache: str) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     path = pathlib.Path(bundle)
     program = load(*read_bundle(path.read_bytes(), f"sha256:{path.stem}"))
-    call, groups = program.components, program.groups
-    params, optimizer = call["init"]([jax.device_put(np.uint32(0), groups["seed"][0].sharding)])
-    tokens = np.random.default_rng(0)
-    batches = [
-        [tokens.integers(0, 256, b.shape, dtype=np.int32) for b in groups.get("batch", ())]
-        for _ in range(int(num_slots))
-    ]
-    jax.block_until_ready(params)
-    print("ready", flush=True)
+    loop = _Loop(program, int(num_slots))
+    print(json.dumps("ready"), flush=True)
     for line in sys.stdin:
-        seconds = []
-        for _ in range(int(line)):
-            start = time.perf_counter()
-            total: list[Group] = []
-            if program.has_gradients:
-                for rows in batches:
-                    pairs = zip(rows, groups["batch"], strict=True)
-                    batch = [jax.device_put(row, buffer.sharding) for row, buffer in pairs]
-                    slot = call["forward_backward"](params, batch)
-                    total = call["accumulate"](*total, *slot) if total else slot
-            params, optimizer, record = call["apply_update"](params, optimizer, *total)
-            record[0].block_until_ready()
-            seconds.append(time.perf_counter() - start)
-        print(json.dumps(seconds), flush=True)
+        question, *arguments = line.split()
+        print(json.dumps(getattr(loop, question)(*arguments)), flush=True)
 
 
 if __name__ == "__main__":

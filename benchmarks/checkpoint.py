@@ -1,7 +1,8 @@
 """Checkpoint: how long a save keeps palm-tiny from going on, against a step, one pod.
 
-The stall is the digest of the state and the copy that Orbax takes; writing goes on beside the next
-steps, whose slow-down on shared cores is the second row.
+The stall is for how long the thread that runs the steps is held up, which only starts the copy and
+the digest. That the devices make them before the next step, and that writing goes on beside it on
+shared cores, is in the second row, together with the stall.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator
 
 from controller.config import Address, Fleet
 from controller.core import commands, events
+from controller.core.batch import BatchPhase
 from controller.core.job import JobSpec
 from controller.core.liveness import LivenessPolicy
 from controller.core.program import Program
@@ -94,8 +95,9 @@ def _spec(steps: int) -> JobSpec:
     return JobSpec(
         name="benchmark",
         steps=steps,
-        num_slots=1,
-        tokens_per_step=0,
+        phases=(BatchPhase(1, 1),),
+        microbatch=0,
+        sequence_length=0,
         digest_every=0,
         seed=0,
         min_pods=1,

@@ -19,8 +19,9 @@ SPEC: Document = {
 
 
 def spec(steps: int, **sections: Document) -> Document:
-    """The job with so many steps and further sections."""
-    return {**SPEC, "train": {**SPEC["train"], "steps": steps}, **sections}
+    """The job with so many steps and other sections; of `train`, only the keys that are given."""
+    train = {**SPEC["train"], **sections.pop("train", {}), "steps": steps}
+    return {**SPEC, "train": train, **sections}
 
 
 def succeeded(client: Client, document: Document) -> Document:

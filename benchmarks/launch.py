@@ -6,22 +6,14 @@ from __future__ import annotations
 import pathlib
 import tempfile
 import time
-from typing import Any
 
-from benchmarks import table
+from benchmarks import jobs, table
 from landbridge.client import Client
 from landbridge.local import local_controller
 
 TARGET_SECONDS = 8.0
 
-SPEC: dict[str, Any] = {
-    "version": 1,
-    "name": "launch",
-    "model": {"preset": "palm-tiny"},
-    "data": {"sources": [{"name": "lib", "kind": "text", "paths": ["python-stdlib:**/*.py"]}]},
-    "train": {"steps": 1, "global_batch": 16, "microbatch": 4, "sequence_length": 256},
-    "placement": {"pods": 2, "mesh": {"data": 1, "model": 1}},
-}
+SPEC = jobs.spec(1, placement={"pods": 2, "mesh": {"data": 1, "model": 1}})
 
 
 def run(*, quick: bool) -> table.Result:
@@ -63,7 +55,5 @@ def run(*, quick: bool) -> table.Result:
 def _launch_seconds(client: Client) -> float:
     """The first step's own time stamp is used, so polling adds nothing."""
     submitted = time.time()
-    job = client.wait(client.submit(SPEC)["id"])
-    if job["state"] != "SUCCEEDED":
-        raise RuntimeError(f"the job {job['state']}: {job['reason']['message']}")
+    job = jobs.succeeded(client, SPEC)
     return client.steps(job["id"])["steps"][0]["time"] - submitted

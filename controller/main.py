@@ -15,12 +15,10 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import uvicorn
-from starlette.requests import Request
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
-from controller.api.app import create_app
+from controller.api.app import MetricsOnly, create_app
 from controller.api.context import ApiContext
-from controller.api.problems import ApiProblem, problem_response
 from controller.config import Address, ControllerConfig, LauncherKind
 from controller.core import commands
 from controller.core.liveness import LivenessPolicy
@@ -137,7 +135,7 @@ class _Controller:
             urls, tasks = [url], [serving]
             if self._config.metrics is not None:
                 url, serving = await stack.enter_async_context(
-                    _http(_MetricsOnly(app), self._config.metrics)
+                    _http(MetricsOnly(app), self._config.metrics)
                 )
                 urls.append(url)
                 tasks.append(serving)
@@ -194,22 +192,6 @@ async def _running(coroutine: object) -> AsyncIterator[asyncio.Task[None]]:
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-
-
-class _MetricsOnly:
-    """The API's application with its rules about who may ask, and nothing of it but /metrics."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] == "/metrics":
-            await self._app(scope, receive, send)
-            return
-        problem = ApiProblem(
-            404, "not-found", "this port serves /metrics alone; ask the port of the API (--http)"
-        )
-        await problem_response(Request(scope), problem)(scope, receive, send)
 
 
 class _Server(uvicorn.Server):

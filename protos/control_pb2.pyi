@@ -34,7 +34,7 @@ PHASE_COMPUTE: Phase
 PHASE_EXCHANGE: Phase
 
 class HostEvent(_message.Message):
-    __slots__ = ("hello", "inventory", "program_ready", "steps_applied", "job_faulted", "job_released", "heartbeat", "checkpoint_written", "checkpoint_published", "restore_failed")
+    __slots__ = ("hello", "inventory", "program_ready", "steps_applied", "job_faulted", "job_released", "heartbeat", "checkpoint_written", "checkpoint_published", "restore_failed", "evaluated")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     INVENTORY_FIELD_NUMBER: _ClassVar[int]
     PROGRAM_READY_FIELD_NUMBER: _ClassVar[int]
@@ -45,6 +45,7 @@ class HostEvent(_message.Message):
     CHECKPOINT_WRITTEN_FIELD_NUMBER: _ClassVar[int]
     CHECKPOINT_PUBLISHED_FIELD_NUMBER: _ClassVar[int]
     RESTORE_FAILED_FIELD_NUMBER: _ClassVar[int]
+    EVALUATED_FIELD_NUMBER: _ClassVar[int]
     hello: HostHello
     inventory: HostInventory
     program_ready: ProgramReady
@@ -55,7 +56,8 @@ class HostEvent(_message.Message):
     checkpoint_written: CheckpointWritten
     checkpoint_published: CheckpointPublished
     restore_failed: RestoreFailed
-    def __init__(self, hello: _Optional[_Union[HostHello, _Mapping]] = ..., inventory: _Optional[_Union[HostInventory, _Mapping]] = ..., program_ready: _Optional[_Union[ProgramReady, _Mapping]] = ..., steps_applied: _Optional[_Union[StepsApplied, _Mapping]] = ..., job_faulted: _Optional[_Union[JobFaulted, _Mapping]] = ..., job_released: _Optional[_Union[JobReleased, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., checkpoint_written: _Optional[_Union[CheckpointWritten, _Mapping]] = ..., checkpoint_published: _Optional[_Union[CheckpointPublished, _Mapping]] = ..., restore_failed: _Optional[_Union[RestoreFailed, _Mapping]] = ...) -> None: ...
+    evaluated: Evaluated
+    def __init__(self, hello: _Optional[_Union[HostHello, _Mapping]] = ..., inventory: _Optional[_Union[HostInventory, _Mapping]] = ..., program_ready: _Optional[_Union[ProgramReady, _Mapping]] = ..., steps_applied: _Optional[_Union[StepsApplied, _Mapping]] = ..., job_faulted: _Optional[_Union[JobFaulted, _Mapping]] = ..., job_released: _Optional[_Union[JobReleased, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., checkpoint_written: _Optional[_Union[CheckpointWritten, _Mapping]] = ..., checkpoint_published: _Optional[_Union[CheckpointPublished, _Mapping]] = ..., restore_failed: _Optional[_Union[RestoreFailed, _Mapping]] = ..., evaluated: _Optional[_Union[Evaluated, _Mapping]] = ...) -> None: ...
 
 class HostCommand(_message.Message):
     __slots__ = ("assemble_pod", "prepare_job", "grant_window", "stop_job", "dismiss", "publish_checkpoint", "remove_checkpoint", "save_checkpoint")
@@ -142,48 +144,84 @@ class AssemblePod(_message.Message):
     def __init__(self, coordinator_address: _Optional[str] = ..., lead_link_address: _Optional[str] = ..., heartbeat_interval_seconds: _Optional[float] = ...) -> None: ...
 
 class PrepareJob(_message.Message):
-    __slots__ = ("job", "generation", "bundle_digest", "members", "member_index", "num_slots", "seed", "data_json", "digest_every_steps", "target_steps", "checkpoint_every_steps", "checkpoint_directory", "restore_step", "restore_generation")
+    __slots__ = ("job", "generation", "bundle_digest", "members", "member_index", "phases", "seed", "data_json", "digest_every_steps", "target_steps", "checkpoint_every_steps", "checkpoint_directory", "restore", "skipped", "evaluate_every_steps")
     JOB_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_DIGEST_FIELD_NUMBER: _ClassVar[int]
     MEMBERS_FIELD_NUMBER: _ClassVar[int]
     MEMBER_INDEX_FIELD_NUMBER: _ClassVar[int]
-    NUM_SLOTS_FIELD_NUMBER: _ClassVar[int]
+    PHASES_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     DATA_JSON_FIELD_NUMBER: _ClassVar[int]
     DIGEST_EVERY_STEPS_FIELD_NUMBER: _ClassVar[int]
     TARGET_STEPS_FIELD_NUMBER: _ClassVar[int]
     CHECKPOINT_EVERY_STEPS_FIELD_NUMBER: _ClassVar[int]
     CHECKPOINT_DIRECTORY_FIELD_NUMBER: _ClassVar[int]
-    RESTORE_STEP_FIELD_NUMBER: _ClassVar[int]
-    RESTORE_GENERATION_FIELD_NUMBER: _ClassVar[int]
+    RESTORE_FIELD_NUMBER: _ClassVar[int]
+    SKIPPED_FIELD_NUMBER: _ClassVar[int]
+    EVALUATE_EVERY_STEPS_FIELD_NUMBER: _ClassVar[int]
     job: str
     generation: int
     bundle_digest: str
     members: _containers.RepeatedCompositeFieldContainer[GangMember]
     member_index: int
-    num_slots: int
+    phases: _containers.RepeatedCompositeFieldContainer[BatchPhase]
     seed: int
     data_json: str
     digest_every_steps: int
     target_steps: int
     checkpoint_every_steps: int
     checkpoint_directory: str
-    restore_step: int
-    restore_generation: int
-    def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ..., bundle_digest: _Optional[str] = ..., members: _Optional[_Iterable[_Union[GangMember, _Mapping]]] = ..., member_index: _Optional[int] = ..., num_slots: _Optional[int] = ..., seed: _Optional[int] = ..., data_json: _Optional[str] = ..., digest_every_steps: _Optional[int] = ..., target_steps: _Optional[int] = ..., checkpoint_every_steps: _Optional[int] = ..., checkpoint_directory: _Optional[str] = ..., restore_step: _Optional[int] = ..., restore_generation: _Optional[int] = ...) -> None: ...
+    restore: CheckpointPlace
+    skipped: _containers.RepeatedCompositeFieldContainer[PositionRange]
+    evaluate_every_steps: int
+    def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ..., bundle_digest: _Optional[str] = ..., members: _Optional[_Iterable[_Union[GangMember, _Mapping]]] = ..., member_index: _Optional[int] = ..., phases: _Optional[_Iterable[_Union[BatchPhase, _Mapping]]] = ..., seed: _Optional[int] = ..., data_json: _Optional[str] = ..., digest_every_steps: _Optional[int] = ..., target_steps: _Optional[int] = ..., checkpoint_every_steps: _Optional[int] = ..., checkpoint_directory: _Optional[str] = ..., restore: _Optional[_Union[CheckpointPlace, _Mapping]] = ..., skipped: _Optional[_Iterable[_Union[PositionRange, _Mapping]]] = ..., evaluate_every_steps: _Optional[int] = ...) -> None: ...
 
 class GangMember(_message.Message):
-    __slots__ = ("pod", "first_slot", "end_slot", "link_addresses")
+    __slots__ = ("pod", "link_addresses")
     POD_FIELD_NUMBER: _ClassVar[int]
-    FIRST_SLOT_FIELD_NUMBER: _ClassVar[int]
-    END_SLOT_FIELD_NUMBER: _ClassVar[int]
     LINK_ADDRESSES_FIELD_NUMBER: _ClassVar[int]
     pod: str
-    first_slot: int
-    end_slot: int
     link_addresses: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, pod: _Optional[str] = ..., first_slot: _Optional[int] = ..., end_slot: _Optional[int] = ..., link_addresses: _Optional[_Iterable[str]] = ...) -> None: ...
+    def __init__(self, pod: _Optional[str] = ..., link_addresses: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class BatchPhase(_message.Message):
+    __slots__ = ("first_step", "num_slots", "slots")
+    FIRST_STEP_FIELD_NUMBER: _ClassVar[int]
+    NUM_SLOTS_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
+    first_step: int
+    num_slots: int
+    slots: _containers.RepeatedCompositeFieldContainer[SlotRange]
+    def __init__(self, first_step: _Optional[int] = ..., num_slots: _Optional[int] = ..., slots: _Optional[_Iterable[_Union[SlotRange, _Mapping]]] = ...) -> None: ...
+
+class SlotRange(_message.Message):
+    __slots__ = ("first", "end")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    first: int
+    end: int
+    def __init__(self, first: _Optional[int] = ..., end: _Optional[int] = ...) -> None: ...
+
+class PositionRange(_message.Message):
+    __slots__ = ("first", "end")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    first: int
+    end: int
+    def __init__(self, first: _Optional[int] = ..., end: _Optional[int] = ...) -> None: ...
+
+class CheckpointPlace(_message.Message):
+    __slots__ = ("job", "directory", "step", "generation")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    DIRECTORY_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    directory: str
+    step: int
+    generation: int
+    def __init__(self, job: _Optional[str] = ..., directory: _Optional[str] = ..., step: _Optional[int] = ..., generation: _Optional[int] = ...) -> None: ...
 
 class ProgramReady(_message.Message):
     __slots__ = ("job", "generation", "ready_seconds", "compile_seconds", "dataset_digest", "data_steps", "device_bytes")
@@ -237,7 +275,7 @@ class Dismiss(_message.Message):
     def __init__(self, reason: _Optional[str] = ...) -> None: ...
 
 class StepsApplied(_message.Message):
-    __slots__ = ("job", "generation", "first_step", "time_unix_seconds", "loss", "grad_norm", "learning_rate", "seconds", "exchange_seconds", "exposed_seconds", "data_wait_seconds", "link_bytes", "digests")
+    __slots__ = ("job", "generation", "first_step", "time_unix_seconds", "loss", "grad_norm", "learning_rate", "seconds", "exchange_seconds", "exposed_seconds", "data_wait_seconds", "link_bytes", "digests", "pause_seconds")
     JOB_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     FIRST_STEP_FIELD_NUMBER: _ClassVar[int]
@@ -251,6 +289,7 @@ class StepsApplied(_message.Message):
     DATA_WAIT_SECONDS_FIELD_NUMBER: _ClassVar[int]
     LINK_BYTES_FIELD_NUMBER: _ClassVar[int]
     DIGESTS_FIELD_NUMBER: _ClassVar[int]
+    PAUSE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     job: str
     generation: int
     first_step: int
@@ -264,7 +303,8 @@ class StepsApplied(_message.Message):
     data_wait_seconds: _containers.RepeatedScalarFieldContainer[float]
     link_bytes: _containers.RepeatedScalarFieldContainer[int]
     digests: _containers.RepeatedCompositeFieldContainer[StateDigest]
-    def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ..., first_step: _Optional[int] = ..., time_unix_seconds: _Optional[_Iterable[float]] = ..., loss: _Optional[_Iterable[float]] = ..., grad_norm: _Optional[_Iterable[float]] = ..., learning_rate: _Optional[_Iterable[float]] = ..., seconds: _Optional[_Iterable[float]] = ..., exchange_seconds: _Optional[_Iterable[float]] = ..., exposed_seconds: _Optional[_Iterable[float]] = ..., data_wait_seconds: _Optional[_Iterable[float]] = ..., link_bytes: _Optional[_Iterable[int]] = ..., digests: _Optional[_Iterable[_Union[StateDigest, _Mapping]]] = ...) -> None: ...
+    pause_seconds: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ..., first_step: _Optional[int] = ..., time_unix_seconds: _Optional[_Iterable[float]] = ..., loss: _Optional[_Iterable[float]] = ..., grad_norm: _Optional[_Iterable[float]] = ..., learning_rate: _Optional[_Iterable[float]] = ..., seconds: _Optional[_Iterable[float]] = ..., exchange_seconds: _Optional[_Iterable[float]] = ..., exposed_seconds: _Optional[_Iterable[float]] = ..., data_wait_seconds: _Optional[_Iterable[float]] = ..., link_bytes: _Optional[_Iterable[int]] = ..., digests: _Optional[_Iterable[_Union[StateDigest, _Mapping]]] = ..., pause_seconds: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class StateDigest(_message.Message):
     __slots__ = ("step", "sha256")
@@ -301,7 +341,7 @@ class JobReleased(_message.Message):
     def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ..., applied_step: _Optional[int] = ...) -> None: ...
 
 class CheckpointWritten(_message.Message):
-    __slots__ = ("job", "generation", "step", "state_sha256", "num_bytes", "seconds", "stall_seconds", "error")
+    __slots__ = ("job", "generation", "step", "state_sha256", "num_bytes", "seconds", "stall_seconds", "error", "data_position")
     JOB_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
@@ -310,6 +350,7 @@ class CheckpointWritten(_message.Message):
     SECONDS_FIELD_NUMBER: _ClassVar[int]
     STALL_SECONDS_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    DATA_POSITION_FIELD_NUMBER: _ClassVar[int]
     job: str
     generation: int
     step: int
@@ -318,7 +359,24 @@ class CheckpointWritten(_message.Message):
     seconds: float
     stall_seconds: float
     error: str
-    def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ..., step: _Optional[int] = ..., state_sha256: _Optional[bytes] = ..., num_bytes: _Optional[int] = ..., seconds: _Optional[float] = ..., stall_seconds: _Optional[float] = ..., error: _Optional[str] = ...) -> None: ...
+    data_position: int
+    def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ..., step: _Optional[int] = ..., state_sha256: _Optional[bytes] = ..., num_bytes: _Optional[int] = ..., seconds: _Optional[float] = ..., stall_seconds: _Optional[float] = ..., error: _Optional[str] = ..., data_position: _Optional[int] = ...) -> None: ...
+
+class Evaluated(_message.Message):
+    __slots__ = ("job", "generation", "step", "losses", "num_tokens", "num_bytes")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    LOSSES_FIELD_NUMBER: _ClassVar[int]
+    NUM_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    NUM_BYTES_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    generation: int
+    step: int
+    losses: _containers.RepeatedScalarFieldContainer[float]
+    num_tokens: int
+    num_bytes: int
+    def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ..., step: _Optional[int] = ..., losses: _Optional[_Iterable[float]] = ..., num_tokens: _Optional[int] = ..., num_bytes: _Optional[int] = ...) -> None: ...
 
 class CheckpointPublished(_message.Message):
     __slots__ = ("job", "generation", "step", "error")
@@ -343,20 +401,24 @@ class RestoreFailed(_message.Message):
     def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ..., message: _Optional[str] = ...) -> None: ...
 
 class PublishCheckpoint(_message.Message):
-    __slots__ = ("job", "generation", "directory", "step", "num_members", "state_sha256")
+    __slots__ = ("job", "generation", "directory", "step", "num_members", "state_sha256", "data_position", "skipped")
     JOB_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     DIRECTORY_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     NUM_MEMBERS_FIELD_NUMBER: _ClassVar[int]
     STATE_SHA256_FIELD_NUMBER: _ClassVar[int]
+    DATA_POSITION_FIELD_NUMBER: _ClassVar[int]
+    SKIPPED_FIELD_NUMBER: _ClassVar[int]
     job: str
     generation: int
     directory: str
     step: int
     num_members: int
     state_sha256: bytes
-    def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ..., directory: _Optional[str] = ..., step: _Optional[int] = ..., num_members: _Optional[int] = ..., state_sha256: _Optional[bytes] = ...) -> None: ...
+    data_position: int
+    skipped: _containers.RepeatedCompositeFieldContainer[PositionRange]
+    def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ..., directory: _Optional[str] = ..., step: _Optional[int] = ..., num_members: _Optional[int] = ..., state_sha256: _Optional[bytes] = ..., data_position: _Optional[int] = ..., skipped: _Optional[_Iterable[_Union[PositionRange, _Mapping]]] = ...) -> None: ...
 
 class SaveCheckpoint(_message.Message):
     __slots__ = ("job", "generation", "step")

@@ -6,16 +6,18 @@ from __future__ import annotations
 import json
 import math
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from protos import control_pb2 as pb
 from workers.exchange.base import Traffic
 from workers.orders import (
     Applied,
     Assignment,
-    CheckpointId,
+    BatchPhase,
+    CheckpointPlace,
     CheckpointPublished,
     CheckpointWritten,
+    Evaluated,
     Faulted,
     Inventory,
     JobOrder,
@@ -56,28 +58,37 @@ def decode_order(message: pb.PrepareJob, host_index: int, checkpoints: pathlib.P
     return JobOrder(
         assignment=assignment_of(message),
         bundle_digest=message.bundle_digest,
-        members=tuple(
-            Member(m.pod, m.first_slot, m.end_slot, m.link_addresses[host_index])
-            for m in message.members
-        ),
+        members=tuple(Member(m.pod, m.link_addresses[host_index]) for m in message.members),
         member_index=message.member_index,
-        num_slots=message.num_slots,
+        phases=tuple(_phase(phase) for phase in message.phases),
         seed=message.seed,
         data=json.loads(message.data_json),
         digest_every=message.digest_every_steps,
         target_steps=message.target_steps,
         checkpoint_every=message.checkpoint_every_steps,
         checkpoint_directory=directory_of(message.checkpoint_directory, checkpoints),
-        restore=(
-            CheckpointId(message.restore_step, message.restore_generation)
-            if message.restore_step
-            else None
-        ),
+        skipped=ranges_of(message.skipped),
+        evaluate_every=message.evaluate_every_steps,
+        restore=(_place(message.restore, checkpoints) if message.HasField("restore") else None),
     )
 
 
 def directory_of(named: str, default: pathlib.Path) -> pathlib.Path:
     return pathlib.Path(named) if named else default
+
+
+def ranges_of(ranges: Iterable[pb.PositionRange]) -> tuple[tuple[int, int], ...]:
+    return tuple((part.first, part.end) for part in ranges)
+
+
+def _phase(phase: pb.BatchPhase) -> BatchPhase:
+    slots = tuple(range(part.first, part.end) for part in phase.slots)
+    return BatchPhase(phase.first_step, phase.num_slots, slots)
+
+
+def _place(place: pb.CheckpointPlace, checkpoints: pathlib.Path) -> CheckpointPlace:
+    directory = directory_of(place.directory, checkpoints)
+    return CheckpointPlace(place.job, directory, place.step, place.generation)
 
 
 def encode_report(report: Report) -> pb.HostEvent:
@@ -121,9 +132,20 @@ def encode_report(report: Report) -> pb.HostEvent:
                 num_bytes=report.num_bytes,
                 seconds=report.seconds,
                 stall_seconds=report.stall_seconds,
+                data_position=report.data_position,
                 error=report.error,
             )
             return pb.HostEvent(checkpoint_written=written)
+        case Evaluated(assignment):
+            evaluated = pb.Evaluated(
+                job=assignment.job,
+                generation=assignment.generation,
+                step=report.step,
+                losses=report.losses,
+                num_tokens=report.num_tokens,
+                num_bytes=report.num_bytes,
+            )
+            return pb.HostEvent(evaluated=evaluated)
         case CheckpointPublished(assignment, step, error):
             published = pb.CheckpointPublished(
                 job=assignment.job, generation=assignment.generation, step=step, error=error
@@ -175,6 +197,7 @@ def _steps_applied(applied: Applied) -> pb.StepsApplied:
         exchange_seconds=[record.exchange_seconds for record in records],
         exposed_seconds=[record.exposed_seconds for record in records],
         data_wait_seconds=[record.data_wait_seconds for record in records],
+        pause_seconds=[record.pause_seconds for record in records],
         link_bytes=[record.link_bytes for record in records],
         digests=[
             pb.StateDigest(step=record.step, sha256=record.state_sha256)

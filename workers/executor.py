@@ -20,7 +20,9 @@ from workers.exchange.agreement import PodAgreement
 from workers.exchange.base import ExchangeAborted, GradientExchange
 from workers.orders import Assignment, JobOrder, Phase, Released, Report, RestoreFailed
 from workers.preparation import prepare
+from workers.program import Program
 from workers.run import Control, Run
+from workers.training import Training
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +46,8 @@ class Executor:
         self._orders: queue.SimpleQueue[tuple[JobOrder, bytes] | None] = queue.SimpleQueue()
         self._said = threading.Condition()
         self._controls: dict[Assignment, Control] = {}
+        self._program: Program | None = None
+        """The last one that ran: a job that goes back to a checkpoint needs it again."""
 
     def use_agreement(self, agreement: PodAgreement) -> None:
         """How this host agrees with the others of its pod, known once the pod has assembled."""
@@ -99,9 +103,10 @@ class Executor:
             self._serve(*item)
 
     def _serve(self, order: JobOrder, bundle: bytes) -> None:
-        run = Run(order, bundle, self._controls[order.assignment])
+        run = Run(order, bundle, self._controls[order.assignment], program=self._program)
         try:
             ready = prepare(run, self._exchange, self._agreement, self._report, self._token_folder)
+            self._program = run.program
             self._report(ready)
             self._train(run)
         except ExchangeAborted as aborted:
@@ -119,7 +124,7 @@ class Executor:
         run.phase = Phase.COMPUTE
         assert run.training is not None
         is_first = True
-        while run.applied < run.order.target_steps and self._may_run(run):
+        while run.applied < run.target_steps and self._may_run(run):
             if is_first:
                 run.training.begin()
                 is_first = False
@@ -127,12 +132,24 @@ class Executor:
             if in_flight is not None:
                 run.applied += 1
                 run.unsettled.append(in_flight)
-                if run.saver is not None and run.is_save_due():
-                    run.saver.save(run.applied, run.training)
+                self._between_steps(run, run.training)
                 if run.is_report_due(time.perf_counter()):
                     self._flush(run)
             if run.training.is_leaving:
                 return
+
+    def _between_steps(self, run: Run, training: Training) -> None:
+        """Evaluate and save, when that is due. The steps so far are reported first: whoever hears
+        of an evaluation or a checkpoint has heard of its step."""
+        evaluates, saves = run.is_evaluation_due(), run.is_save_due()
+        if not evaluates and not saves:
+            return
+        self._flush(run)
+        with training.pause():
+            if evaluates and run.evaluator is not None:
+                self._report(run.evaluator.evaluate(run.applied, training))
+            if saves and run.saver is not None:
+                run.saver.save(run.applied, training)
 
     def _may_run(self, run: Run) -> bool:
         """Wait until the next step is granted; False when the job is to be left instead.
@@ -164,7 +181,7 @@ class Executor:
             logger.exception("the last step records are lost with the devices")
         if run.saver is not None:
             # A job that is stopped must let go within seconds, whatever the disk does.
-            run.saver.close(wait=run.applied >= run.order.target_steps)
+            run.saver.close(wait=run.applied >= run.target_steps)
         if run.training is not None:
             run.training.close()
         run.training = None

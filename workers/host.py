@@ -31,6 +31,7 @@ from workers.orders import (
     Assignment,
     CheckpointPublished,
     CheckpointWritten,
+    Evaluated,
     Faulted,
     JobOrder,
     Phase,
@@ -218,6 +219,8 @@ class Host:
                 order.generation,
                 order.num_members,
                 order.state_sha256.hex(),
+                order.data_position,
+                codec.ranges_of(order.skipped),
             )
         except (OSError, layout.CheckpointError) as failure:
             error = str(failure)
@@ -286,4 +289,4 @@ class Host:
 
 def _is_for_lead_only(report: Report) -> bool:
     """All hosts of a pod see the same steps; one of them tells."""
-    return isinstance(report, Applied | CheckpointWritten)
+    return isinstance(report, Applied | CheckpointWritten | Evaluated)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import enum
 import pathlib
@@ -29,18 +30,28 @@ class Assignment:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Member:
-    """One pod of the gang: its slots [first_slot, end_slot) and its host with this host's index."""
+    """One pod of the gang, and its host with this host's index."""
 
     pod: str
-    first_slot: int
-    end_slot: int
     link_address: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class CheckpointId:
-    """Which checkpoint of a job."""
+class BatchPhase:
+    """The global batch from `first_step` on, until the next phase."""
 
+    first_step: int
+    num_slots: int
+    slots: tuple[range, ...]
+    """By member of the gang; together 0..num_slots."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CheckpointPlace:
+    """A checkpoint, of any job, and where that job's checkpoints lie."""
+
+    job: str
+    directory: pathlib.Path
     step: int
     generation: int
 
@@ -53,7 +64,8 @@ class JobOrder:
     bundle_digest: str
     members: tuple[Member, ...]
     member_index: int
-    num_slots: int
+    phases: tuple[BatchPhase, ...]
+    """Ascending; the first begins at step 1."""
     seed: int
     data: Mapping[str, Any]
     digest_every: int
@@ -62,8 +74,12 @@ class JobOrder:
     """Steps between checkpoints, one more after the last step; 0 writes none."""
     checkpoint_directory: pathlib.Path = pathlib.Path()
     """Storage that all pods share."""
-    restore: CheckpointId | None = None
+    restore: CheckpointPlace | None = None
     """The checkpoint to start from; None is the seed."""
+    skipped: tuple[tuple[int, int], ...] = ()
+    """Positions [first, end) of the data that are passed over, ascending and disjoint."""
+    evaluate_every: int = 0
+    """Steps between evaluations, one more after the last step; 0 makes none."""
 
     @property
     def first_step(self) -> int:
@@ -75,9 +91,17 @@ class JobOrder:
         """How often the data may be gone through."""
         return int(self.data.get("epochs", 1))
 
-    @property
-    def me(self) -> Member:
-        return self.members[self.member_index]
+    def phase(self, step: int) -> BatchPhase:
+        """The one that `step` is in."""
+        return self.phases[bisect.bisect_right(self.phases, step, key=_first_step) - 1]
+
+    def my_slots(self, step: int) -> range:
+        """This pod's slots of a step."""
+        return self.phase(step).slots[self.member_index]
+
+
+def _first_step(phase: BatchPhase) -> int:
+    return phase.first_step
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -120,6 +144,7 @@ class StepRecord:
     exchange_seconds: float
     exposed_seconds: float
     data_wait_seconds: float
+    pause_seconds: float
     link_bytes: int
     state_sha256: bytes
 
@@ -158,7 +183,20 @@ class CheckpointWritten:
     num_bytes: int
     seconds: float
     stall_seconds: float
+    data_position: int = 0
+    """Of the data's stream, where the next step begins."""
     error: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Evaluated:
+    """This pod's share of the held-out text. `losses` are means of slots, nats per token."""
+
+    assignment: Assignment
+    step: int
+    losses: tuple[float, ...]
+    num_tokens: int
+    num_bytes: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -182,5 +220,6 @@ Report = (
     | Released
     | CheckpointWritten
     | CheckpointPublished
+    | Evaluated
     | RestoreFailed
 )

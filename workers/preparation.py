@@ -4,6 +4,7 @@ compile while the data is opened, initialise."""
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import math
 import pathlib
 import time
@@ -16,15 +17,16 @@ import numpy as np
 from workers.checkpoint.layout import CheckpointError, Manifest, step_folder
 from workers.checkpoint.reader import restore
 from workers.checkpoint.saver import Saver
+from workers.data.batches import BatchPlan
 from workers.data.dataset import TokenDataset, open_dataset
 from workers.data.prefetch import Prefetcher
+from workers.evaluation import Evaluator
 from workers.exchange.agreement import PodAgreement
 from workers.exchange.base import GradientExchange, Membership
-from workers.exchange.tree import maximal_subtrees
-from workers.orders import CheckpointId, JobOrder, Phase, Ready, Report
+from workers.orders import CheckpointPlace, CheckpointWritten, JobOrder, Phase, Ready, Report
 from workers.program import Program, load, read_bundle
 from workers.run import Run
-from workers.training import Training
+from workers.training import Training, subtrees
 
 Restored = tuple[Manifest, Mapping[str, jax.Array]]
 
@@ -48,6 +50,7 @@ def prepare(
     run.phase = Phase.FETCH
     manifest, parts = read_bundle(run.bundle, order.bundle_digest)
     exchange.join(_membership(order, manifest["groups"]))
+    earlier = run.program if run.program and run.program.manifest == manifest else None
     with concurrent.futures.ThreadPoolExecutor(1, "open-data") as opener:
         batch = manifest["groups"].get("batch")
         opened = None
@@ -55,20 +58,33 @@ def prepare(
             opened = opener.submit(open_dataset, order.data, batch[0]["shape"][1], token_folder)
         run.phase = Phase.COMPILE
         compile_start = time.perf_counter()
-        program = load(manifest, parts)
+        program = earlier or load(manifest, parts)
         compile_seconds = time.perf_counter() - compile_start
         run.phase = Phase.DATA
         dataset = opened.result() if opened else None
-        data_steps = _data_steps(order, program, dataset)
+        plan = _batch_plan(order, program)
+        data_steps = dataset.num_steps(order.epochs, plan) if dataset else 0
+        if dataset and dataset.held_out and order.evaluate_every:
+            run.evaluator = Evaluator(order, dataset.held_out, program.microbatch)
     run.phase = Phase.COMPILE
-    run.fields = program.record_fields
-    restored = _restored(order, order.restore, program) if order.restore else None
+    run.program, run.fields = program, program.record_fields
+    if data_steps:
+        run.target_steps = min(run.target_steps, data_steps)
+    restored = _restored(order.restore, program) if order.restore else None
     state = restored[1] if restored else None
-    run.training = _training(order, program, dataset, exchange, agreement, state)
+    batches = _prefetcher(run, program, dataset, plan) if dataset is not None else None
+    try:
+        run.training = Training(
+            order, program, batches, exchange, agreement, state, run.target_steps
+        )
+    except BaseException:
+        if batches is not None:
+            batches.close()
+        raise
     if restored is not None:
         _check_bits(restored, run.training)
     if order.checkpoint_every:
-        run.saver = Saver(order, program, report)
+        run.saver = Saver(order, program, _with_position(plan, report))
     return Ready(
         assignment=order.assignment,
         ready_seconds=time.perf_counter() - start,
@@ -99,19 +115,11 @@ def _largest_contribution(order: JobOrder, groups: Mapping[str, Any]) -> int:
     """
     sums = [*groups.get("grads", ()), *groups.get("metrics", ())]
     once = sum(math.prod(entry["shape"]) * np.dtype(entry["dtype"]).itemsize for entry in sums)
-    return once * max(
-        len(maximal_subtrees(order.num_slots, member.first_slot, member.end_slot))
-        for member in order.members
-    )
+    return once * max(len(nodes) for phase in order.phases for nodes in subtrees(phase))
 
 
-def _restored(order: JobOrder, checkpoint: CheckpointId, program: Program) -> Restored:
-    folder = step_folder(
-        order.checkpoint_directory,
-        order.assignment.job,
-        checkpoint.step,
-        checkpoint.generation,
-    )
+def _restored(place: CheckpointPlace, program: Program) -> Restored:
+    folder = step_folder(place.directory, place.job, place.step, place.generation)
     wanted = {name: buffer.struct for name, buffer in program.state_buffers.items()}
     return restore(folder, wanted)
 
@@ -127,39 +135,32 @@ def _check_bits(restored: Restored, training: Training) -> None:
         )
 
 
-def _training(
-    order: JobOrder,
-    program: Program,
-    dataset: TokenDataset | None,
-    exchange: GradientExchange,
-    agreement: PodAgreement,
-    state: Mapping[str, jax.Array] | None,
-) -> Training:
-    batches = _prefetcher(order, program, dataset) if dataset is not None else None
-    try:
-        return Training(order, program, batches, exchange, agreement, state)
-    except BaseException:
-        if batches is not None:
-            batches.close()
-        raise
-
-
-def _prefetcher(order: JobOrder, program: Program, dataset: TokenDataset) -> Prefetcher:
-    return Prefetcher(
-        dataset,
-        seed=order.seed,
-        global_batch=order.num_slots * program.microbatch,
-        microbatch=program.microbatch,
-        slots=range(order.me.first_slot, order.me.end_slot),
-        first_step=order.first_step,
-        last_step=order.target_steps,
+def _with_position(
+    plan: BatchPlan, report: Callable[[CheckpointWritten], None]
+) -> Callable[[CheckpointWritten], None]:
+    """Tells with every checkpoint where the data goes on after it."""
+    return lambda written: report(
+        dataclasses.replace(written, data_position=plan.end(written.step))
     )
 
 
-def _data_steps(order: JobOrder, program: Program, dataset: TokenDataset | None) -> int:
-    if dataset is None:
-        return 0
-    return dataset.num_steps(order.epochs, order.num_slots * program.microbatch)
+def _batch_plan(order: JobOrder, program: Program) -> BatchPlan:
+    size = max(1, program.microbatch)
+    phases = tuple((phase.first_step, phase.num_slots * size) for phase in order.phases)
+    return BatchPlan(phases, order.skipped)
+
+
+def _prefetcher(run: Run, program: Program, dataset: TokenDataset, plan: BatchPlan) -> Prefetcher:
+    order = run.order
+    return Prefetcher(
+        dataset,
+        plan,
+        seed=order.seed,
+        microbatch=program.microbatch,
+        slots=order.my_slots,
+        first_step=order.first_step,
+        last_step=run.target_steps,
+    )
 
 
 def _device_bytes(program: Program) -> dict[str, int]:

@@ -10,8 +10,10 @@ import traceback
 
 from workers.checkpoint.saver import Saver
 from workers.data.errors import DataError
+from workers.evaluation import Evaluator
 from workers.exchange.base import ExchangeError, PeerUnreachable
 from workers.orders import Applied, Faulted, JobOrder, Phase
+from workers.program import Program
 from workers.training import StepInFlight, Training
 
 REPORT_SECONDS = 0.1
@@ -42,8 +44,14 @@ class Run:
     control: Control
     phase: Phase = Phase.FETCH
     training: Training | None = None
+    program: Program | None = None
+    """Compiled; before preparation that of the job before."""
     saver: Saver | None = None
     """Absent in jobs that write no checkpoints."""
+    evaluator: Evaluator | None = None
+    """Absent in jobs that evaluate nothing."""
+    target_steps: int = dataclasses.field(init=False)
+    """Those of the order, or those the data lasts for."""
     fields: list[str] = dataclasses.field(default_factory=list)
     applied: int = dataclasses.field(init=False)
     """Last step applied."""
@@ -57,6 +65,7 @@ class Run:
 
     def __post_init__(self) -> None:
         self.applied = self.reported = self.order.first_step - 1
+        self.target_steps = self.order.target_steps
 
     def is_report_due(self, now: float) -> bool:
         """Whether the applied steps are to be reported now, in seconds of the caller's clock.
@@ -71,12 +80,18 @@ class Run:
 
     def is_save_due(self) -> bool:
         """Whether the state after the last applied step is to be written."""
-        order, step = self.order, self.applied
-        return (
-            step % order.checkpoint_every == 0
-            or step == order.target_steps
-            or step in self.control.save_steps
+        if self.saver is None:
+            return False
+        return self._is_multiple(self.order.checkpoint_every) or (
+            self.applied in self.control.save_steps
         )
+
+    def is_evaluation_due(self) -> bool:
+        """Whether the state after the last applied step is to be evaluated."""
+        return self.evaluator is not None and self._is_multiple(self.order.evaluate_every)
+
+    def _is_multiple(self, every: int) -> bool:
+        return self.applied % every == 0 or self.applied == self.target_steps
 
     def settle(self) -> Applied | None:
         """The steps applied since the last report, None when there are none. Waits for the devices

@@ -8,10 +8,11 @@ accumulate, wherever a partial sum was made, so the number of pods does not chan
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 import jax
@@ -20,7 +21,7 @@ import numpy as np
 from workers.exchange.agreement import PodAgreement
 from workers.exchange.base import ExchangeAborted, GradientExchange, StepKey
 from workers.exchange.tree import Node, maximal_subtrees, reduce_tree
-from workers.orders import JobOrder, StepRecord
+from workers.orders import BatchPhase, JobOrder, StepRecord
 from workers.payload import Payload
 from workers.program import Group, Program
 
@@ -42,6 +43,8 @@ class Spent:
 
     exchange_seconds: float = 0.0
     data_wait_seconds: float = 0.0
+    pause_seconds: float = 0.0
+    """Between the step before and this one."""
     link_bytes: int = 0
 
 
@@ -71,9 +74,15 @@ class StepInFlight:
             # Nothing computes while the whole gradient is under way, so all of it is exposed.
             exposed_seconds=spent.exchange_seconds,
             data_wait_seconds=spent.data_wait_seconds,
+            pause_seconds=spent.pause_seconds,
             link_bytes=spent.link_bytes,
             state_sha256=state_sha256,
         )
+
+
+def subtrees(phase: BatchPhase) -> list[list[Node]]:
+    """The largest whole subtrees of the slot tree in each member's slots."""
+    return [maximal_subtrees(phase.num_slots, mine.start, mine.stop) for mine in phase.slots]
 
 
 def _sha256(lanes: jax.Array) -> bytes:
@@ -91,18 +100,17 @@ class Training:
         exchange: GradientExchange,
         agreement: PodAgreement,
         restored: Mapping[str, jax.Array] | None = None,
+        target_steps: int | None = None,
     ) -> None:
-        """`restored` is the state to start from, by the names of Program.state_buffers; without it,
+        """`target_steps` are those the data lasts for, when they are fewer than the order's.
+        `restored` is the state to start from, by the names of Program.state_buffers; without it,
         the state is initialised from the order's seed."""
         self._order = order
         self._program = program
         self._batches = batches
         self._exchange = exchange
         self._agreement = agreement
-        self._subtrees = [
-            maximal_subtrees(order.num_slots, member.first_slot, member.end_slot)
-            for member in order.members
-        ]
+        self._subtrees = {phase.num_slots: subtrees(phase) for phase in order.phases}
         groups = program.groups
         self._payload = Payload([*groups.get("grads", ()), *groups.get("metrics", ())])
         self._num_grads = len(groups.get("grads", ()))
@@ -112,6 +120,7 @@ class Training:
         on_cpu = jax.local_devices()[0].platform == "cpu"
         self._waits_for_each = on_cpu and jax.device_count() > 1
         self._previous: jax.Array | None = None
+        self.target_steps = order.target_steps if target_steps is None else target_steps
         self.is_leaving = False
         """The hosts of the pod have agreed to leave the job after the last step."""
         if restored is None:
@@ -123,6 +132,7 @@ class Training:
             self._params, self._optimizer = state[:num_params], state[num_params:]
         jax.block_until_ready((self._params, self._optimizer))
         self._last_end = time.perf_counter()
+        self._paused_seconds = 0.0
 
     @property
     def state(self) -> list[jax.Array]:
@@ -144,6 +154,20 @@ class Training:
         """The first step's clock starts now."""
         self._last_end = time.perf_counter()
 
+    @contextlib.contextmanager
+    def pause(self) -> Iterator[None]:
+        """For what is done between two steps: counted to the next one, under its own name."""
+        jax.block_until_ready(self.state)
+        start = time.perf_counter()
+        yield
+        self._paused_seconds += time.perf_counter() - start
+
+    def evaluate(self, batch: tuple[np.ndarray, ...]) -> float:
+        """Mean loss of a slot, nats per token, with the parameters as they are. Waits for it."""
+        metrics = self._run("evaluate", self._params, self._on_devices(batch))[0]
+        names = [buffer.name for buffer in self._program.groups["metrics"]]
+        return float(np.asarray(metrics[names.index("loss")]))
+
     def close(self) -> None:
         """Stop preparing batches; the state goes with the object."""
         if self._batches is not None:
@@ -154,14 +178,15 @@ class Training:
 
         Raises ExchangeError in a pod of one host, and whatever the devices raise.
         """
-        spent = Spent()
+        spent = Spent(pause_seconds=self._paused_seconds)
+        self._paused_seconds = 0.0
         total: list[Group] = []
         if self._program.has_gradients:
             sums = self._own_sums(step, spent)
             holds_all = self._gather(step, sums, spent)
             if not self._agree(step, holds_all):
                 return None
-            root = (0, self._order.num_slots)
+            root = (0, self._order.phase(step).num_slots)
             total = reduce_tree(root, lambda node: sums.pop(node, None), self._add)
         return self._apply(step, total, spent)
 
@@ -172,7 +197,7 @@ class Training:
             start = time.perf_counter()
             batches = self._batches.get(step)
             spent.data_wait_seconds = time.perf_counter() - start
-        first = self._order.me.first_slot
+        first = self._order.my_slots(step).start
 
         def slot(node: Node) -> list[Group] | None:
             if node[1] - node[0] > 1:
@@ -180,7 +205,7 @@ class Training:
             batch = self._on_devices(batches[node[0] - first]) if batches else []
             return self._run("forward_backward", self._params, batch)
 
-        mine = self._subtrees[self._order.member_index]
+        mine = self._subtrees_at(step)[self._order.member_index]
         return {node: reduce_tree(node, slot, self._add) for node in mine}
 
     def _gather(self, step: int, sums: Sums, spent: Spent) -> bool:
@@ -194,7 +219,7 @@ class Training:
         outgoing = self._payload.views(mine, num_mine)
         incoming = {
             index: self._payload.num_bytes * len(nodes)
-            for index, nodes in enumerate(self._subtrees)
+            for index, nodes in enumerate(self._subtrees_at(step))
             if index != self._order.member_index
         }
         try:
@@ -206,15 +231,19 @@ class Training:
         finally:
             del outgoing
         for index, data in received.items():
-            sums |= self._subtrees_of(index, data)
+            sums |= self._sums_of(self._subtrees_at(step)[index], data)
         spent.exchange_seconds = time.perf_counter() - start
         spent.link_bytes = self._payload.num_bytes * num_mine * len(incoming)
         return True
 
-    def _subtrees_of(self, member_index: int, data: memoryview) -> Sums:
+    def _subtrees_at(self, step: int) -> list[list[Node]]:
+        """Whose parts of the slot tree are which, by member."""
+        return self._subtrees[self._order.phase(step).num_slots]
+
+    def _sums_of(self, nodes: list[Node], data: memoryview) -> Sums:
         size = self._payload.num_bytes
         sums: Sums = {}
-        for position, node in enumerate(self._subtrees[member_index]):
+        for position, node in enumerate(nodes):
             arrays = self._payload.arrays(data[position * size : (position + 1) * size])
             sums[node] = [arrays[: self._num_grads], arrays[self._num_grads :]]
         return sums
@@ -244,7 +273,7 @@ class Training:
         order = self._order
         if not order.digest_every:
             return None
-        if step % order.digest_every and step != order.target_steps:
+        if step % order.digest_every and step != self.target_steps:
             return None
         return self._run("digest", self._params, self._optimizer)[0][0]
 

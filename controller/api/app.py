@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from controller import dashboard
 from controller.api import fleet, health, jobs, plans, problems, records, schema, stream
 from controller.api.context import ApiContext
 from controller.api.middleware import Guard, RequestIds
+from controller.api.problems import ApiProblem, problem_response
 from controller.api.submissions import KeysUnderWay
 from controller.dashboard import pages
 
@@ -40,3 +42,19 @@ def create_app(context: ApiContext) -> FastAPI:
     app.add_middleware(Guard, token=context.token)
     app.add_middleware(RequestIds)
     return app
+
+
+class MetricsOnly:
+    """The API's application with its rules about who may ask, and nothing of it but /metrics."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] == "/metrics":
+            await self._app(scope, receive, send)
+            return
+        problem = ApiProblem(
+            404, "not-found", "this port serves /metrics alone; ask the port of the API (--http)"
+        )
+        await problem_response(Request(scope), problem)(scope, receive, send)

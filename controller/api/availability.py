@@ -24,8 +24,6 @@ class Limit(typing.NamedTuple):
 
 LIMITS = (
     Limit(("model", "bundle")),
-    Limit(("train", "eval")),
-    Limit(("train", "spikes")),
     Limit(("placement", "on_pod_loss"), ("fail",)),
     Limit(("placement", "wait_timeout")),
     Limit(("placement", "selector")),
@@ -42,22 +40,12 @@ LIMITS = (
 
 def unavailable(document: dict[str, Any]) -> list[SpecProblem]:
     """A problem for everything in the document that this version cannot run."""
-    problems = [
+    return [
         _problem(path, value, limit)
         for limit in LIMITS
         for path, value in _values_at(document, limit.path)
         if value is not None and value not in limit.available
     ]
-    if isinstance(_get(document, "train", "global_batch"), list):
-        problems.append(
-            SpecProblem(
-                "/train/global_batch",
-                "not-available",
-                "a schedule of batch sizes is not available in this version",
-                "give one number",
-            )
-        )
-    return problems
 
 
 def _problem(path: tuple[str | int, ...], value: Any, limit: Limit) -> SpecProblem:
@@ -79,8 +67,3 @@ def _values_at(
             yield from _values_at(item, path[1:], (*walked, index))
     elif isinstance(value, dict) and path[0] in value:
         yield from _values_at(value[path[0]], path[1:], (*walked, path[0]))
-
-
-def _get(document: dict[str, Any], section: str, key: str) -> Any:
-    inner = document.get(section)
-    return inner.get(key) if isinstance(inner, dict) else None

@@ -12,13 +12,18 @@ from typing import Any
 
 from controller.api.spec import Spec
 from controller.api.validation import pod_range
+from controller.core.batch import BatchPhase
+from controller.core.checkpoint import Origin
 from controller.core.job import JobSpec
+from controller.core.spikes import SpikePolicy
 from model.config import AdafactorConfig, ModelConfig, optimizer_from_spec
 
 
-def job_spec(spec: Spec, text: str) -> JobSpec:
-    """The core's specification; `text` is the document as submitted."""
+def job_spec(spec: Spec, text: str, origin: Origin | None = None) -> JobSpec:
+    """The core's specification; `text` is the document as submitted, `origin` the checkpoint that
+    checkpoint.resume_from names."""
     normalised = normalise(spec)
+    checkpoint = spec.checkpoint
     train, mesh = normalised["train"], normalised["placement"]["mesh"]
     fewest, most = pod_range(spec.placement)
     request = {
@@ -31,8 +36,12 @@ def job_spec(spec: Spec, text: str) -> JobSpec:
     return JobSpec(
         name=spec.name,
         steps=spec.train.steps,
-        num_slots=num_slots(spec),
-        tokens_per_step=global_batch(spec) * spec.train.sequence_length,
+        phases=tuple(
+            BatchPhase(first_step, batch // spec.train.microbatch)
+            for first_step, batch in batch_phases(spec)
+        ),
+        microbatch=spec.train.microbatch,
+        sequence_length=spec.train.sequence_length,
         digest_every=spec.train.digest_every,
         seed=spec.train.seed,
         min_pods=fewest,
@@ -40,11 +49,15 @@ def job_spec(spec: Spec, text: str) -> JobSpec:
         devices_per_pod=mesh["data"] * mesh["model"],
         compute_dtype=normalised["model"]["compute_dtype"],
         program_request=_canonical(request),
-        # The hosts know no model, and must refuse a tokenizer that is too large for it.
-        data=_canonical({**normalised["data"], "vocab_size": normalised["model"]["vocab_size"]}),
-        checkpoint_every=spec.checkpoint.every if spec.checkpoint else 0,
-        checkpoint_keep=spec.checkpoint.keep if spec.checkpoint else 0,
-        checkpoint_directory=(spec.checkpoint and spec.checkpoint.directory) or "",
+        data=_canonical(_data(normalised)),
+        checkpoint_every=checkpoint.every if checkpoint else 0,
+        checkpoint_keep=checkpoint.keep if checkpoint else 0,
+        checkpoint_keep_every=(checkpoint and checkpoint.keep_every) or 0,
+        checkpoint_keep_best=bool(checkpoint and checkpoint.keep_best),
+        checkpoint_directory=(checkpoint and checkpoint.directory) or "",
+        evaluate_every=spec.train.eval.every if spec.train.eval else 0,
+        spikes=SpikePolicy(**train["spikes"]) if spec.train.spikes else None,
+        origin=origin,
         document=json.dumps({"text": text, "normalised": normalised}),
         queue=spec.queue,
         priority=spec.priority,
@@ -57,21 +70,27 @@ def normalise(spec: Spec) -> dict[str, Any]:
     document = spec.model_dump(mode="json", exclude_none=True)
     document["model"] = dataclasses.asdict(ModelConfig.from_spec(spec.model))
     document["train"]["optimizer"] = _optimizer(spec)
-    for index, source in enumerate(document["data"]["sources"]):
-        source.setdefault("name", f"source-{index}")
+    evaluate = document["train"].get("eval", {})
+    for sources in (document["data"]["sources"], evaluate.get("sources", ())):
+        for index, source in enumerate(sources):
+            source.setdefault("name", f"source-{index}")
     return document
 
 
-def global_batch(spec: Spec) -> int:
-    """Sequences per step."""
-    if not isinstance(spec.train.global_batch, int):
-        raise TypeError("schedules of batch sizes are refused before this")
-    return spec.train.global_batch
+def batch_phases(spec: Spec) -> list[tuple[int, int]]:
+    """(first step, sequences per step), ascending, from step 1 on."""
+    batch = spec.train.global_batch
+    schedule = [(0, batch)] if isinstance(batch, int) else batch
+    return [(after + 1, sequences) for after, sequences in schedule]
 
 
-def num_slots(spec: Spec) -> int:
-    """Microbatch slots of the global batch."""
-    return global_batch(spec) // spec.train.microbatch
+def _data(normalised: dict[str, Any]) -> dict[str, Any]:
+    """What the hosts get. They know no model, and must refuse a tokenizer too large for it."""
+    data = {**normalised["data"], "vocab_size": normalised["model"]["vocab_size"]}
+    evaluate = normalised["train"].get("eval")
+    if evaluate:
+        data["eval"] = {key: value for key, value in evaluate.items() if key != "every"}
+    return data
 
 
 def _optimizer(spec: Spec) -> dict[str, Any]:

@@ -23,7 +23,14 @@ def path_problems(document: dict[str, Any]) -> list[SpecProblem]:
     data = document.get("data")
     if not isinstance(data, dict):
         return []
-    return [*_tokenizer_problems(data.get("tokenizer")), *_source_problems(data.get("sources"))]
+    train = document.get("train")
+    evaluate = train.get("eval") if isinstance(train, dict) else None
+    held_out = evaluate.get("sources") if isinstance(evaluate, dict) else None
+    return [
+        *_tokenizer_problems(data.get("tokenizer")),
+        *_source_problems(data.get("sources"), "data"),
+        *_source_problems(held_out, "train", "eval"),
+    ]
 
 
 def _tokenizer_problems(tokenizer: Any) -> list[SpecProblem]:
@@ -35,13 +42,13 @@ def _tokenizer_problems(tokenizer: Any) -> list[SpecProblem]:
     return [SpecProblem("/data/tokenizer/path", "no-such-file", detail, hint)]
 
 
-def _source_problems(sources: Any) -> list[SpecProblem]:
+def _source_problems(sources: Any, *section: str) -> list[SpecProblem]:
     problems = []
     for i, source in enumerate(sources if isinstance(sources, list) else []):
         paths = source.get("paths") if isinstance(source, dict) else None
         for j, path in enumerate(paths if isinstance(paths, list) else []):
             if isinstance(path, str) and path.isprintable() and not _leads_to_a_file(path):
-                pointer = pointer_of("data", "sources", i, "paths", j)
+                pointer = pointer_of(*section, "sources", i, "paths", j)
                 detail = f"no readable file matches {path[:200]!r}"
                 hint = "** crosses folders; relative paths start where the worker was started"
                 problems.append(SpecProblem(pointer, "no-such-file", detail, hint))

@@ -8,11 +8,12 @@ what to do. A number that cannot be known is null.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from controller.api.availability import unavailable
-from controller.api.conversion import normalise
+from controller.api.conversion import job_spec, normalise
 from controller.api.spec import Spec
 from controller.api.validation import pod_range
 from controller.core.cluster import Pod, PodState
@@ -66,7 +67,7 @@ def plan_document(spec: Spec, pods: Iterable[Pod]) -> dict[str, Any]:
         "checkpoint_bytes": plan.checkpoint_bytes,
         "tokens_per_step": job.num_slots * job.tokens_per_slot,
         **dataclasses.asdict(speed),
-        "days": _days(spec, job, plan),
+        "days": _days(spec, plan),
         "warnings": [
             *_assumption_warnings(spec),
             *_pod_warnings(spec, pods),
@@ -74,6 +75,8 @@ def plan_document(spec: Spec, pods: Iterable[Pod]) -> dict[str, Any]:
             *_link_warnings(plan),
             *_availability_warnings(spec),
         ],
+        # With a platform, what model.lower and model.examine take.
+        "program_request": json.loads(job_spec(spec, "").program_request),
         "spec": normalise(spec),
     }
 
@@ -119,13 +122,13 @@ def _assumed(spec: Spec) -> Accelerator | None:
     return ACCELERATORS.get(name) if name else None
 
 
-def _days(spec: Spec, job: Job, plan: Plan) -> float | None:
+def _days(spec: Spec, plan: Plan) -> float | None:
     rate = plan.speed.tokens_per_second
     if rate is None:
         return None
     tokens = spec.assume.tokens if spec.assume else None
     if tokens is None:
-        tokens = float(spec.train.steps * job.num_slots * job.tokens_per_slot)
+        tokens = float(job_spec(spec, "").tokens_through(spec.train.steps))
     return planner.days_to_train(tokens, rate)
 
 

@@ -75,13 +75,13 @@ class SentencePieceTokenizer(Section):
     path: Path
 
 
+Source = Annotated[TextSource | JsonLinesSource | ArrayRecordSource, Discriminator("kind")]
+
+
 class Data(Section):
     """What is read."""
 
-    sources: Annotated[
-        list[Annotated[TextSource | JsonLinesSource | ArrayRecordSource, Discriminator("kind")]],
-        Field(min_length=1, max_length=100),
-    ]
+    sources: Annotated[list[Source], Field(min_length=1, max_length=100)]
     tokenizer: Annotated[BytesTokenizer | SentencePieceTokenizer, Discriminator("kind")] = (
         BytesTokenizer(kind="bytes")
     )
@@ -98,6 +98,36 @@ BatchSchedule = Annotated[
 ]
 
 
+class Evaluate(Section):
+    """How it does on text that nobody trains on: loss, and bits per byte."""
+
+    every: Count = 100
+    """Steps between evaluations; the state after the last step is evaluated, too."""
+    share: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Of every source, its end, is held out of training."""
+    sources: Annotated[list[Source], Field(min_length=1, max_length=100)] | None = None
+    """Text of its own instead."""
+    sequences: Annotated[int, Field(ge=1, le=1 << 24)] = 256
+    """Evaluated each time at most, spread over what is held out."""
+
+
+class Spikes(Section):
+    """What is done about loss spikes: back to a checkpoint, and past the batches after it."""
+
+    threshold: Annotated[float, Field(gt=0, le=1e6)] = 10.0
+    """A spike is so many deviations above the median of the losses before (1.48 median absolute
+    deviations, at least 1% of the median)."""
+    window: Annotated[int, Field(ge=4, le=1024)] = 64
+    """Losses that are looked back at; a spike is seen after 16 of them, or after all of a shorter
+    window."""
+    rewind_steps: Count = 100
+    """The checkpoint is at least so much older than the spike, if there is one."""
+    skip_steps: Count = 200
+    """Batches after the checkpoint that are passed over."""
+    max_rewinds: Annotated[int, Field(ge=1, le=1000)] = 3
+    """Spikes after so many rewinds are trained through; a loss that is no number ends the job."""
+
+
 class Train(Section):
     """What is done with it."""
 
@@ -106,15 +136,16 @@ class Train(Section):
         Annotated[Batch, Tag("number")] | Annotated[BatchSchedule, Tag("schedule")],
         Discriminator(_batch_kind),
     ]
-    """Sequences per step, all pods together; or [[from step, sequences], ...]."""
+    """Sequences per step, all pods together; or [[after step, sequences], ...], as in
+    [[0, 512], [50000, 1024]]: 1024 from step 50001 on."""
     sequence_length: Annotated[int, Field(ge=1, le=1 << 20)]
     microbatch: Annotated[int, Field(ge=1, le=1 << 20)]
     """Sequences per slot. Results depend on it, so there is no default."""
     seed: Annotated[int, Field(ge=0, le=(1 << 32) - 1)] = 0
     optimizer: Any = Field(default_factory=lambda: {"kind": "adafactor"})
     digest_every: Annotated[int, Field(ge=0, le=_MAX_COUNT)] = 10
-    eval: dict[str, Any] | None = None
-    spikes: dict[str, Any] | None = None
+    eval: Evaluate | None = None
+    spikes: Spikes | None = None
 
 
 class Mesh(Section):
@@ -160,6 +191,14 @@ class Exchange(Section):
     reproducible: bool = True
 
 
+class ResumeFrom(Section):
+    """A checkpoint of another job."""
+
+    job: Name
+    step: Count | None = None
+    """Its newest one, if not said."""
+
+
 class Checkpoint(Section):
     """What is kept on disk. Without this section, nothing is."""
 
@@ -167,6 +206,13 @@ class Checkpoint(Section):
     """Steps between checkpoints; the state after the last step is one, too."""
     keep: Count = 3
     """The newest so many; older ones are deleted."""
+    keep_every: Count | None = None
+    """Those of multiples of so many steps stay as well."""
+    keep_best: bool = False
+    """The one with the lowest held-out loss stays as well; needs train.eval."""
+    resume_from: ResumeFrom | None = None
+    """A checkpoint of another job to start from: of the same model and optimizer, on any mesh and
+    any number of pods."""
     directory: Path | None = None
     """Storage that all pods share; without it, `checkpoints` in the hosts' state folder."""
 

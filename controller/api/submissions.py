@@ -21,6 +21,7 @@ from controller.api.ids import new_id
 from controller.api.problems import ApiProblem, SpecProblem
 from controller.api.spec import Spec
 from controller.api.validation import validate
+from controller.core.checkpoint import Origin
 from controller.core.events import JobSubmitted
 
 _PARSERS: dict[str, Callable[[str], Parsed]] = {
@@ -88,7 +89,8 @@ async def read(
 async def submit(submission: Submission, key: str | None, context: ApiContext) -> str:
     """Make it a job; returns its id once it is decided and stored."""
     job_id = new_id(context.clock())
-    spec = await asyncio.to_thread(job_spec, submission.spec, submission.text)
+    origin = await asyncio.to_thread(_origin, submission.spec, context)
+    spec = await asyncio.to_thread(job_spec, submission.spec, submission.text, origin)
     await context.loop.ask(JobSubmitted(job_id, spec, key, submission.body_digest))
     return job_id
 
@@ -108,6 +110,38 @@ async def earlier_job(request: Request, key: str | None, context: ApiContext) ->
         detail = f"this Idempotency-Key was used with another body, for job {job_id}; use a new key"
         raise ApiProblem(422, "idempotency-key-reused", detail)
     return job_id
+
+
+def _origin(spec: Spec, context: ApiContext) -> Origin | None:
+    """The checkpoint that checkpoint.resume_from names; raises ApiProblem when there is none."""
+    wanted = spec.checkpoint.resume_from if spec.checkpoint else None
+    if wanted is None:
+        return None
+    job = context.loop.state.jobs.get(wanted.job) or context.store.job(wanted.job)
+    saved = job.checkpoints.saved if job else ()
+    steps = [found.step for found in saved]
+    found = [s for s in saved if wanted.step is None or s.step == wanted.step]
+    if job is None or not found:
+        field, detail = "job", f"there is no job {wanted.job}"
+        hint = "the id of a job; `landbridge jobs` lists them"
+        if job is not None:
+            field = "step" if saved else "job"
+            detail = f"job {wanted.job} has no checkpoint of step {wanted.step}"
+            detail = detail if saved else f"job {wanted.job} has no checkpoints"
+            hint = f"one of {', '.join(map(str, steps))}" if saved else "name a job that has some"
+        pointer = f"/checkpoint/resume_from/{field}"
+        problem = SpecProblem(pointer, "no-such-checkpoint", detail, hint)
+        raise ApiProblem(422, "invalid-spec", detail, errors=[problem])
+    chosen = found[-1]
+    return Origin(
+        job=job.id,
+        directory=job.spec.checkpoint_directory,
+        step=chosen.step,
+        generation=chosen.generation,
+        data_position=chosen.data_position,
+        losses=chosen.losses,
+        skipped=job.skipped,
+    )
 
 
 def _decoded(body: bytes) -> str:

@@ -18,6 +18,12 @@ from controller.api.documents import NotReadable, Parsed
 from controller.api.problems import ApiProblem, SpecProblem
 from controller.api.shape import read_shape
 from controller.api.spec import Placement, PodRange, Spec
+from controller.api.training_rules import (
+    batch_problems,
+    checkpoint_problems,
+    evaluation_problems,
+    whole,
+)
 
 BYTE_TOKENS = 257
 """256 bytes and the end of a document."""
@@ -97,29 +103,12 @@ def _model_problems(document: dict[str, Any]) -> list[SpecProblem]:
 
 def _relations(document: dict[str, Any]) -> list[SpecProblem]:
     """Rules between fields that are sound by themselves."""
-    return [*_batch_problems(document), *_vocabulary_problems(document)]
-
-
-def _batch_problems(document: dict[str, Any]) -> list[SpecProblem]:
-    global_batch = _count(document, "train", "global_batch")
-    microbatch = _count(document, "train", "microbatch")
-    fewest, most = _pods(document)
-    problems = []
-    if fewest > most:
-        detail = f"min = {fewest} is more than max = {most}"
-        problems.append(SpecProblem("/placement/pods/min", "invalid", detail, "swap them"))
-    if global_batch is None or microbatch is None:
-        return problems
-    if global_batch % microbatch:
-        detail = f"{global_batch} is not divisible by train.microbatch = {microbatch}"
-        hint = f"a multiple of {microbatch}, such as {-(-global_batch // microbatch) * microbatch}"
-        problems.append(SpecProblem("/train/global_batch", "invalid", detail, hint))
-    elif global_batch // microbatch < most:
-        slots = global_batch // microbatch
-        detail = f"{slots} slots (global_batch / microbatch) cannot be cut over {most} pods"
-        hint = "every pod needs a slot: lower train.microbatch or ask for fewer pods"
-        problems.append(SpecProblem("/placement/pods", "invalid", detail, hint))
-    return problems
+    return [
+        *batch_problems(document, *_pods(document)),
+        *evaluation_problems(document),
+        *checkpoint_problems(document),
+        *_vocabulary_problems(document),
+    ]
 
 
 def _vocabulary_problems(document: dict[str, Any]) -> list[SpecProblem]:
@@ -139,17 +128,13 @@ def _pods(document: dict[str, Any]) -> tuple[int, int]:
     pods = placement.get("pods", 1) if _is_map(placement) else 1
     if _is_map(pods):
         most = pods.get("max")
-        return _whole(pods.get("min", 1)) or 1, _whole(most) or _whole(pods.get("min", 1)) or 1
-    return _whole(pods) or 1, _whole(pods) or 1
+        return whole(pods.get("min", 1)) or 1, whole(most) or whole(pods.get("min", 1)) or 1
+    return whole(pods) or 1, whole(pods) or 1
 
 
 def _count(document: dict[str, Any], section: str, key: str) -> int | None:
     inner = document.get(section)
-    return _whole(inner.get(key)) if _is_map(inner) else None
-
-
-def _whole(value: Any) -> int | None:
-    return value if type(value) is int and value > 0 else None
+    return whole(inner.get(key)) if _is_map(inner) else None
 
 
 def _is_map(value: Any) -> TypeGuard[dict[str, Any]]:

@@ -12,6 +12,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+from controller.core.batch import Range
+from controller.core.step import Totals
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Saved:
@@ -24,6 +27,26 @@ class Saved:
     num_bytes: int
     saved_at: float
     """Unix time."""
+    data_position: int
+    """Of the data's stream, where the next step begins."""
+    losses: tuple[float, ...] = ()
+    """Of the steps before, to judge the next one by."""
+    evaluation_loss: float | None = None
+    """On held-out text, when that was evaluated after this step."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Origin:
+    """A checkpoint of another job, and what goes with it."""
+
+    job: str
+    directory: str
+    """Empty means one of the hosts' own."""
+    step: int
+    generation: int
+    data_position: int
+    losses: tuple[float, ...]
+    skipped: tuple[Range, ...]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -32,6 +55,15 @@ class Part:
 
     state_sha256: str
     num_bytes: int
+    data_position: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Mark:
+    """How things stood after a step of which there is, or will be, a checkpoint."""
+
+    losses: tuple[float, ...]
+    totals: Totals
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -43,6 +75,10 @@ class Checkpoints:
     """Step -> pod -> part."""
     concluded: int = 0
     """Last step of this generation whose checkpoint was published, or given up."""
+    requested: frozenset[int] = frozenset()
+    """Steps that people want on disk."""
+    marks: Mapping[int, Mark] = dataclasses.field(default_factory=dict)
+    """By step; since the controller started."""
 
     @property
     def newest(self) -> Saved | None:
@@ -50,7 +86,12 @@ class Checkpoints:
 
     def begun_anew(self) -> Checkpoints:
         """For a new generation: what the last one had not finished never will be."""
-        return dataclasses.replace(self, under_way={}, concluded=0)
+        saved = {saved.step for saved in self.saved}
+        marks = {step: mark for step, mark in self.marks.items() if step in saved}
+        return Checkpoints(self.saved, marks=marks)
+
+    def marked(self, step: int, mark: Mark) -> Checkpoints:
+        return dataclasses.replace(self, marks={**self.marks, step: mark})
 
     def with_part(self, step: int, pod: str, part: Part) -> Checkpoints:
         parts = {**self.under_way.get(step, {}), pod: part}
@@ -67,7 +108,16 @@ class Checkpoints:
 
     def discarded(self, gone: Sequence[Saved]) -> Checkpoints:
         """After checkpoints were deleted or found damaged."""
-        return dataclasses.replace(self, saved=tuple(s for s in self.saved if s not in gone))
+        marks = {s: m for s, m in self.marks.items() if s not in {g.step for g in gone}}
+        kept = tuple(s for s in self.saved if s not in gone)
+        return dataclasses.replace(self, saved=kept, marks=marks)
+
+    def before(self, step: int, distance: int) -> Saved | None:
+        """Where to go back to from `step`: the newest that is `distance` older, else the oldest
+        that is older at all."""
+        older = [saved for saved in self.saved if saved.step < step]
+        far = [saved for saved in older if saved.step <= step - distance]
+        return far[-1] if far else older[0] if older else None
 
 
 def complete(checkpoints: Checkpoints, step: int, pods: Sequence[str]) -> Sequence[Part] | None:
@@ -76,6 +126,15 @@ def complete(checkpoints: Checkpoints, step: int, pods: Sequence[str]) -> Sequen
     return [parts[pod] for pod in pods] if all(pod in parts for pod in pods) else None
 
 
-def superfluous(checkpoints: Checkpoints, keep: int) -> Sequence[Saved]:
-    """Published checkpoints beyond the last `keep`."""
-    return checkpoints.saved[: max(0, len(checkpoints.saved) - keep)]
+def superfluous(
+    checkpoints: Checkpoints, keep: int, keep_every: int, keep_best: bool
+) -> Sequence[Saved]:
+    """Published checkpoints beyond the last `keep`, unless their step is a multiple of `keep_every`
+    or their held-out loss is the lowest."""
+    scored = [saved for saved in checkpoints.saved if saved.evaluation_loss is not None]
+    best = min(scored, key=lambda saved: saved.evaluation_loss or 0.0, default=None)
+    return [
+        saved
+        for saved in checkpoints.saved[: max(0, len(checkpoints.saved) - keep)]
+        if not (keep_every and saved.step % keep_every == 0) and not (keep_best and saved is best)
+    ]

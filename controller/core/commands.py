@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from controller.core.batch import Range
 from controller.core.cluster import Assignment, HostRef
 
 
@@ -34,10 +35,18 @@ class GangAddress:
     """How a member of the gang is reached."""
 
     pod: str
-    first_slot: int
-    end_slot: int
     link_addresses: tuple[str, ...]
     """By host index."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SlotPhase:
+    """The global batch from `first_step` on, and which slots are whose."""
+
+    first_step: int
+    num_slots: int
+    ranges: tuple[Range, ...]
+    """By member of the gang."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -49,22 +58,36 @@ class CheckpointId:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class CheckpointPlace:
+    """A checkpoint, of any job, and where it lies."""
+
+    job: str
+    directory: str
+    """Empty means one of the host's own."""
+    checkpoint: CheckpointId
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class PrepareHost:
     host: HostRef
     assignment: Assignment
     bundle_digest: str
     members: tuple[GangAddress, ...]
     member_index: int
-    num_slots: int
+    phases: tuple[SlotPhase, ...]
     seed: int
     data: str
+    skipped: tuple[Range, ...]
+    """Positions of the data that are passed over."""
     digest_every: int
     target_steps: int
     checkpoint_every: int
     """Steps between checkpoints, one more after the last step; 0 writes none."""
     checkpoint_directory: str
     """Empty means one of the host's own."""
-    restore: CheckpointId | None
+    evaluate_every: int
+    """Steps between evaluations, one more after the last step; 0 makes none."""
+    restore: CheckpointPlace | None
     """Start from this one instead of from the seed."""
 
 
@@ -87,6 +110,8 @@ class PublishCheckpoint:
     step: int
     num_members: int
     state_sha256: str
+    data_position: int
+    skipped: tuple[Range, ...]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

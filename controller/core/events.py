@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from controller.core.cluster import Assignment, HostRef, Inventory, Traffic
+from controller.core.evaluation import Part
 from controller.core.job import Job, JobSpec
 from controller.core.program import Program
 from controller.core.step import StepRecord
@@ -148,6 +149,8 @@ class CheckpointWritten:
     """From the step's end until the share was on disk."""
     stall_seconds: float
     """Of it, those in which no step could run."""
+    data_position: int
+    """Of the data's stream, where the next step begins."""
     error: str
     """Empty when all went well."""
 
@@ -161,6 +164,16 @@ class CheckpointPublished:
     step: int
     error: str
     """Empty when all went well."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Evaluated:
+    """A pod has evaluated its share of the held-out text."""
+
+    host: HostRef
+    assignment: Assignment
+    step: int
+    part: Part
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -196,6 +209,7 @@ Event = (
     | JobReleased
     | CheckpointWritten
     | CheckpointPublished
+    | Evaluated
     | RestoreFailed
     | Ticked
 )

@@ -11,15 +11,14 @@ import typing
 from collections.abc import Iterable, Sequence
 
 from controller.core.cluster import Assignment, Pod, PodState
-from controller.core.job import GangMember, Job, JobSpec, Reason
-from controller.core.program import slot_ranges
+from controller.core.job import Job, JobSpec, Reason
 
 
 class Admission(typing.NamedTuple):
     """What becomes of one waiting job; an empty gang means it waits."""
 
     job_id: str
-    gang: tuple[GangMember, ...]
+    gang: tuple[str, ...]
     reason: Reason
 
 
@@ -37,7 +36,8 @@ def admit(waiting: Sequence[Job], pods: Iterable[Pod]) -> list[Admission]:
             assignment = Assignment(job.id, job.generation + 1)
             for pod in chosen:
                 everything[pod.name] = dataclasses.replace(pod, assignment=assignment)
-            verdicts.append(Admission(job.id, _gang(job.spec, chosen), _admitted(chosen)))
+            names = tuple(pod.name for pod in chosen)
+            verdicts.append(Admission(job.id, names, _admitted(chosen)))
             continue
         verdicts.append(Admission(job.id, (), _why_not(job, fleet, alike, ahead)))
         if ahead is None and _could_ever_fit(job.spec, fleet):
@@ -65,11 +65,6 @@ def _could_ever_fit(spec: JobSpec, pods: Sequence[Pod]) -> bool:
     whole = [pod for pod in pods if pod.state in (PodState.READY, PodState.BUSY)]
     fitting = [pod for pod in whole if _fits(pod, spec)]
     return len(_largest_alike(fitting)) + len(forming) >= spec.min_pods
-
-
-def _gang(spec: JobSpec, chosen: Sequence[Pod]) -> tuple[GangMember, ...]:
-    ranges = slot_ranges(spec.num_slots, len(chosen))
-    return tuple(GangMember(pod.name, *cut) for pod, cut in zip(chosen, ranges, strict=True))
 
 
 def _admitted(chosen: Sequence[Pod]) -> Reason:

@@ -10,6 +10,7 @@ import dataclasses
 import math
 
 from controller.core.job import Job
+from controller.core.step import Totals
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -27,7 +28,8 @@ def tokens_per_second(job: Job) -> float | None:
         return None
     recent = job.progress.recent
     seconds = sum(record.seconds for record in recent)
-    return job.spec.tokens_per_step * len(recent) / seconds if seconds > 0 else None
+    tokens = sum(job.spec.tokens_of(record.step) for record in recent)
+    return tokens / seconds if seconds > 0 else None
 
 
 def utilisation(
@@ -58,15 +60,16 @@ def time_seconds(job: Job, now: float) -> dict[str, float]:
     end = job.finished_at if job.finished_at is not None else now
     wall = max(0.0, end - job.admitted_at)
     startup = max(0.0, (job.started_at if job.started_at is not None else end) - job.admitted_at)
-    totals = job.progress.totals if job.progress else None
-    exposed = totals.exposed_seconds if totals else 0.0
-    data_wait = totals.data_wait_seconds if totals else 0.0
-    compute = max(0.0, totals.seconds - exposed - data_wait) if totals else 0.0
+    totals = job.progress.totals if job.progress else Totals()
+    waited = totals.exposed_seconds + totals.data_wait_seconds + totals.pause_seconds
     spent = {
         "startup": startup,
-        "compute": compute,
-        "exposed_exchange": exposed,
-        "data_wait": data_wait,
+        "compute": max(0.0, totals.seconds - waited),
+        "exposed_exchange": totals.exposed_seconds,
+        "data_wait": totals.data_wait_seconds,
+        "evaluation_and_checkpoint": totals.pause_seconds,
+        "rework": totals.rework_seconds,
+        "recovery": totals.recovery_seconds,
     }
     return {**spent, "idle": max(0.0, wall - sum(spent.values()))}
 

@@ -11,9 +11,12 @@ import dataclasses
 import enum
 from collections.abc import Mapping
 
-from controller.core import errors
-from controller.core.checkpoint import Checkpoints
+from controller.core import batch, errors
+from controller.core.batch import BatchPhase, Range
+from controller.core.checkpoint import Checkpoints, Origin
+from controller.core.evaluation import Evaluations
 from controller.core.program import Program
+from controller.core.spikes import SpikePolicy
 from controller.core.step import Progress
 
 
@@ -49,6 +52,7 @@ class Move(enum.StrEnum):
     FAIL = "fail"
     CANCEL = "cancel"
     RELEASED = "released"
+    REWIND = "rewind"
     REQUEUE = "requeue"
     RETRY = "retry"
 
@@ -70,6 +74,7 @@ TRANSITIONS: Mapping[tuple[JobState, Move], JobState] = {
     (JobState.RUNNING, Move.FINISH): JobState.SUCCEEDED,
     (JobState.RUNNING, Move.FAIL): JobState.FAILED,
     (JobState.RUNNING, Move.CANCEL): JobState.CANCELLING,
+    (JobState.RUNNING, Move.REWIND): JobState.STARTING,
     (JobState.RUNNING, Move.REQUEUE): JobState.PENDING,
     (JobState.CANCELLING, Move.RELEASED): JobState.CANCELLED,
     (JobState.CANCELLING, Move.REQUEUE): JobState.CANCELLED,
@@ -93,9 +98,11 @@ class JobSpec:
     name: str
     steps: int
     """Optimizer updates to apply."""
-    num_slots: int
-    """Microbatch slots of the global batch."""
-    tokens_per_step: int
+    phases: tuple[BatchPhase, ...]
+    """The global batch, ascending; the first phase begins at step 1."""
+    microbatch: int
+    """Sequences of a slot."""
+    sequence_length: int
     digest_every: int
     """Steps between state digests; 0 takes none."""
     seed: int
@@ -112,22 +119,30 @@ class JobSpec:
     """Steps between checkpoints, one more after the last step; 0 writes none."""
     checkpoint_keep: int = dataclasses.field(default=3, kw_only=True)
     """Published checkpoints that are kept, the newest."""
+    checkpoint_keep_every: int = dataclasses.field(default=0, kw_only=True)
+    """Those of multiples of so many steps are kept as well; 0 keeps no others."""
+    checkpoint_keep_best: bool = dataclasses.field(default=False, kw_only=True)
+    """The one with the lowest held-out loss is kept as well."""
     checkpoint_directory: str = dataclasses.field(default="", kw_only=True)
     """Empty means one of the hosts' own."""
+    evaluate_every: int = dataclasses.field(default=0, kw_only=True)
+    """Steps between evaluations on held-out text, one more after the last step; 0 makes none."""
+    spikes: SpikePolicy | None = dataclasses.field(default=None, kw_only=True)
+    origin: Origin | None = dataclasses.field(default=None, kw_only=True)
+    """The checkpoint of another job that this one starts from."""
     document: str
     """The whole specification as submitted and as normalised, JSON; never looked into here."""
     queue: str = "default"
     priority: int = 0
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
+    def tokens_through(self, step: int) -> int:
+        """Tokens of all steps up to `step`, itself included."""
+        slots = batch.slots_through(self.phases, step)
+        return slots * self.microbatch * self.sequence_length
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class GangMember:
-    """One pod's share of a job."""
-
-    pod: str
-    first_slot: int
-    end_slot: int
+    def tokens_of(self, step: int) -> int:
+        return batch.num_slots(self.phases, step) * self.microbatch * self.sequence_length
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -149,21 +164,37 @@ class Job:
     created_at: float
     attempt: int = 1
     generation: int = 0
-    gang: tuple[GangMember, ...] = ()
+    gang: tuple[str, ...] = ()
+    """Names of its pods, in the order of their slots."""
     program: Program | None = None
     progress: Progress | None = None
     checkpoints: Checkpoints = dataclasses.field(default_factory=Checkpoints)
+    skipped: tuple[Range, ...] = ()
+    """Positions of the data that are passed over."""
+    rewinds: int = 0
+    losses: tuple[float, ...] = ()
+    """Of the last steps, to judge the next one by."""
+    evaluations: Evaluations = dataclasses.field(default_factory=Evaluations)
+    data_digest: str | None = None
+    """Of the tokens it trains on, once known; every later generation must find the same."""
     peak_flops_per_second: float | None = None
     """Peak of all devices of the gang for the compute dtype; None when any is unknown."""
     peak_source: str | None = None
     suspicion: Suspicion | None = None
     admitted_at: float | None = None
     started_at: float | None = None
+    rewound_at: float | None = None
+    """Since when it goes back to a checkpoint; None while it does not."""
     finished_at: float | None = None
 
     @property
     def is_final(self) -> bool:
         return self.state in FINAL_STATES
+
+    @property
+    def target_steps(self) -> int:
+        """Steps it will apply: those asked for, or those the data lasts for."""
+        return self.progress.target_steps if self.progress else self.spec.steps
 
     def moved(self, move: Move, reason: Reason) -> Job:
         """The job after `move`; InvalidTransition when the table has no such row."""

@@ -99,10 +99,10 @@ def job_released(turn: Turn, event: events.JobReleased, _policy: LivenessPolicy)
     job = turn.current_job(event.assignment)
     turn.put_host(dataclasses.replace(host, holds=None, dataset_digest=None))
     _free_if_released(turn, turn.pods[host.ref.pod])
-    if job is None or job.state in _LEAVING or event.applied_step >= job.spec.steps:
+    if job is None or job.state in _LEAVING or event.applied_step >= job.target_steps:
         return
     if job.suspicion is None:
-        message = f"{host.ref} left after {event.applied_step} of {job.spec.steps} steps"
+        message = f"{host.ref} left after {event.applied_step} of {job.target_steps} steps"
         entry = Entry("job.left_early", message, job.id, host.ref.pod)
         turn.put_job(_suspected(turn, job, Reason("LeftEarly", message)), entry)
 

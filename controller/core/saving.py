@@ -7,6 +7,7 @@ SUCCEEDED finds its final state on disk, or an event that says why not.
 from __future__ import annotations
 
 import dataclasses
+import math
 
 from controller.core import checkpoint, commands, errors, events, membership
 from controller.core.checkpoint import Part, Saved
@@ -17,10 +18,13 @@ from controller.core.liveness import LivenessPolicy
 from controller.core.turn import Entry, Turn
 
 
-def to_restore(job: Job) -> CheckpointId | None:
-    """What the next generation starts from; None is the seed."""
-    newest = job.checkpoints.newest
-    return CheckpointId(newest.step, newest.generation) if newest else None
+def is_due(job: Job, step: int) -> bool:
+    """Whether the pods write the state after this step."""
+    every = job.spec.checkpoint_every
+    if not every:
+        return False
+    is_last = step == job.target_steps
+    return is_last or step % every == 0 or step in job.checkpoints.requested
 
 
 def checkpoint_requested(
@@ -31,7 +35,10 @@ def checkpoint_requested(
     if job.state is not JobState.RUNNING or not job.spec.checkpoint_every:
         raise errors.CannotSave(job.id, job.state, bool(job.spec.checkpoint_every))
     assert job.progress is not None
-    step = min(job.progress.granted + 1, job.spec.steps)
+    step = min(job.progress.granted + 1, job.target_steps)
+    checkpoints = job.checkpoints
+    requested = dataclasses.replace(checkpoints, requested=checkpoints.requested | {step})
+    turn.measure(dataclasses.replace(job, checkpoints=requested), ())
     turn.note(Entry("checkpoint.requested", f"{event.actor} wants step {step} on disk", job.id))
     assignment = Assignment(job.id, job.generation)
     for host in turn.holders(assignment):
@@ -49,15 +56,14 @@ def checkpoint_written(
     if event.error:
         _give_up(turn, job, event.step, f"{event.host} could not write its share: {event.error}")
         return
-    part = Part(event.state_sha256, event.num_bytes)
+    part = Part(event.state_sha256, event.num_bytes, event.data_position)
     checkpoints = job.checkpoints.with_part(event.step, event.host.pod, part)
     job = dataclasses.replace(job, checkpoints=checkpoints)
     turn.measure(job, ())
-    pods = [member.pod for member in job.gang]
-    parts = checkpoint.complete(checkpoints, event.step, pods)
+    parts = checkpoint.complete(checkpoints, event.step, job.gang)
     if parts is None:
         return
-    digests = {pod: part.state_sha256 for pod, part in zip(pods, parts, strict=True)}
+    digests = {pod: part.state_sha256 for pod, part in zip(job.gang, parts, strict=True)}
     if len(set(digests.values())) > 1:
         seen = ", ".join(f"{pod} {digest[:12]}" for pod, digest in sorted(digests.items()))
         message = f"after step {event.step} pods hold other bits: {seen}"
@@ -69,8 +75,10 @@ def checkpoint_written(
             event.assignment,
             job.spec.checkpoint_directory,
             event.step,
-            len(pods),
+            len(job.gang),
             event.state_sha256,
+            event.data_position,
+            job.skipped,
         )
     )
 
@@ -82,44 +90,65 @@ def checkpoint_published(
     if job is None or job.state is not JobState.RUNNING or event.host != _keeper(turn, job):
         return
     parts = job.checkpoints.under_way.get(event.step, {})
-    if not parts:
+    mark = job.checkpoints.marks.get(event.step)
+    if not parts or mark is None:
         return
     if event.error:
         _give_up(turn, job, event.step, f"{event.host} could not publish it: {event.error}")
         return
+    evaluation = job.evaluations.complete.get(event.step)
+    any_part = next(iter(parts.values()))
     saved = Saved(
         event.step,
         event.assignment.generation,
-        next(iter(parts.values())).state_sha256,
+        any_part.state_sha256,
         sum(part.num_bytes for part in parts.values()),
         turn.now,
+        any_part.data_position,
+        mark.losses,
+        evaluation.loss if evaluation and math.isfinite(evaluation.loss) else None,
     )
     checkpoints = job.checkpoints.published(saved)
-    gone = checkpoint.superfluous(checkpoints, job.spec.checkpoint_keep)
+    gone = checkpoint.superfluous(
+        checkpoints,
+        job.spec.checkpoint_keep,
+        job.spec.checkpoint_keep_every,
+        job.spec.checkpoint_keep_best,
+    )
     for old in gone:
-        turn.order(
-            commands.RemoveCheckpoint(
-                event.host,
-                event.assignment,
-                job.spec.checkpoint_directory,
-                CheckpointId(old.step, old.generation),
-            )
-        )
+        order_removal(turn, job, event.assignment, old)
     job = dataclasses.replace(job, checkpoints=checkpoints.discarded(gone))
     message = f"step {saved.step} is on disk, {saved.num_bytes} bytes"
     turn.put_job(job, Entry("checkpoint.published", message, job.id, data={"step": saved.step}))
     finish(turn, job)
 
 
+def order_removal(turn: Turn, job: Job, assignment: Assignment, old: Saved) -> None:
+    """Have a checkpoint deleted."""
+    turn.order(
+        commands.RemoveCheckpoint(
+            _keeper(turn, job),
+            assignment,
+            job.spec.checkpoint_directory,
+            CheckpointId(old.step, old.generation),
+        )
+    )
+
+
 def restore_failed(turn: Turn, event: events.RestoreFailed, _policy: LivenessPolicy) -> None:
     """The checkpoint before is tried, and the seed when there is none."""
     job = turn.job_held(event.host, event.assignment)
-    newest = job.checkpoints.newest if job else None
-    if job is None or newest is None or job.state is not JobState.STARTING:
+    if job is None or job.state is not JobState.STARTING:
+        return
+    newest = job.checkpoints.newest
+    if newest is None:
+        # The checkpoint of another job: there is none before it to go back to.
+        membership.fail(turn, job, Reason("CheckpointDamaged", f"{event.host}: {event.message}"))
         return
     checkpoints = job.checkpoints.discarded([newest])
     before = checkpoints.newest
-    then = f"step {before.step} is tried" if before else "the job starts over"
+    start = "from the other job's checkpoint" if job.spec.origin else "over"
+    then = f"step {before.step} is tried" if before else f"the job starts {start}"
     reason = Reason("CheckpointDamaged", f"{event.host}: {event.message}; {then}")
     turn.put_job(
         dataclasses.replace(job.moved(Move.REQUEUE, reason), checkpoints=checkpoints),
@@ -137,12 +166,15 @@ def finish(turn: Turn, job: Job) -> None:
     newest = job.checkpoints.newest
     is_settled = (
         not job.spec.checkpoint_every
-        or job.checkpoints.concluded >= job.spec.steps
-        or (newest is not None and newest.step >= job.spec.steps)
+        or job.checkpoints.concluded >= job.target_steps
+        or (newest is not None and newest.step >= job.target_steps)
     )
     if not is_settled:
         return
-    reason = Reason("Completed", f"all {job.progress.target_steps} steps applied")
+    message = f"all {job.target_steps} steps applied"
+    if job.target_steps < job.spec.steps:
+        message = f"{job.target_steps} of {job.spec.steps} steps applied; the data ended"
+    reason = Reason("Completed", message)
     job = dataclasses.replace(job.moved(Move.FINISH, reason), finished_at=turn.now)
     turn.put_job(job, Entry("job.succeeded", reason.message, job.id))
     membership.await_release(turn, Assignment(job.id, job.generation))
@@ -157,4 +189,4 @@ def _give_up(turn: Turn, job: Job, step: int, message: str) -> None:
 
 def _keeper(turn: Turn, job: Job) -> HostRef:
     """The host that publishes and deletes: the lead of the first pod."""
-    return turn.pods[job.gang[0].pod].hosts[0].ref
+    return turn.pods[job.gang[0]].hosts[0].ref

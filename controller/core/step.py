@@ -43,6 +43,8 @@ class StepRecord:
     exchange_seconds: float
     exposed_seconds: float
     data_wait_seconds: float
+    pause_seconds: float
+    """Spent on evaluating and on starting to save after the step before."""
     link_bytes: int
     """Bytes sent to peers; merged: by all pods together."""
     digest: str = ""
@@ -69,14 +71,30 @@ class Totals:
     seconds: float = 0.0
     exposed_seconds: float = 0.0
     data_wait_seconds: float = 0.0
+    pause_seconds: float = 0.0
     link_bytes: int = 0
+    rework_seconds: float = 0.0
+    """Of steps that a rewind undid; no part of the sums above."""
+    recovery_seconds: float = 0.0
+    """From rewinds until steps ran again."""
 
     def plus(self, records: Sequence[StepRecord]) -> Totals:
-        return Totals(
-            self.seconds + sum(r.seconds for r in records),
-            self.exposed_seconds + sum(r.exposed_seconds for r in records),
-            self.data_wait_seconds + sum(r.data_wait_seconds for r in records),
-            self.link_bytes + sum(r.link_bytes for r in records),
+        return dataclasses.replace(
+            self,
+            seconds=self.seconds + sum(r.seconds for r in records),
+            exposed_seconds=self.exposed_seconds + sum(r.exposed_seconds for r in records),
+            data_wait_seconds=self.data_wait_seconds + sum(r.data_wait_seconds for r in records),
+            pause_seconds=self.pause_seconds + sum(r.pause_seconds for r in records),
+            link_bytes=self.link_bytes + sum(r.link_bytes for r in records),
+        )
+
+    def undone_to(self, mark: Totals) -> Totals:
+        """After everything since `mark` turned out to be for nothing."""
+        return dataclasses.replace(
+            mark,
+            link_bytes=self.link_bytes,
+            rework_seconds=self.rework_seconds + self.seconds - mark.seconds,
+            recovery_seconds=self.recovery_seconds,
         )
 
 
@@ -106,7 +124,9 @@ class Progress:
         return statistics.median(r.seconds for r in self.recent) if self.recent else None
 
 
-def begin(target_steps: int, pods: Sequence[str], after: int = 0) -> Progress:
+def begin(
+    target_steps: int, pods: Sequence[str], after: int = 0, totals: Totals | None = None
+) -> Progress:
     """Progress of pods that hold the state after step `after` and have applied none themselves."""
     return Progress(
         target_steps=target_steps,
@@ -114,6 +134,7 @@ def begin(target_steps: int, pods: Sequence[str], after: int = 0) -> Progress:
         applied=dict.fromkeys(pods, after),
         held=dict.fromkeys(pods, ()),
         merged=after,
+        totals=totals or Totals(),
     )
 
 
@@ -195,14 +216,16 @@ def _merge(by_pod: Mapping[str, StepRecord], last: StepRecord | None) -> MergedS
     seconds = max(0.0, time - last.time) if last is not None else slowest.seconds
     exposed = min(slowest.exposed_seconds, seconds)
     data_wait = min(slowest.data_wait_seconds, seconds - exposed)
+    pause = min(slowest.pause_seconds, seconds - exposed - data_wait)
     return MergedStep(
         dataclasses.replace(
             slowest,
             time=time,
             seconds=seconds,
-            compute_seconds=seconds - exposed - data_wait,
+            compute_seconds=seconds - exposed - data_wait - pause,
             exposed_seconds=exposed,
             data_wait_seconds=data_wait,
+            pause_seconds=pause,
             link_bytes=sum(r.link_bytes for r in records),
             digest="",
         ),

@@ -11,6 +11,7 @@ import math
 from typing import Any
 
 from controller.core import goodput
+from controller.core.checkpoint import Saved
 from controller.core.cluster import Host, Pod
 from controller.core.job import Job
 from controller.core.step import MergedStep
@@ -42,8 +43,8 @@ def job_document(job: Job, state: State, now: float) -> Document:
         "attempt": job.attempt,
         "generation": job.generation,
         "step": step,
-        "target_steps": job.spec.steps,
-        "tokens": step * job.spec.tokens_per_step,
+        "target_steps": job.target_steps,
+        "tokens": job.spec.tokens_through(step),
         "loss": _finite(last.loss) if last else None,
         "loss_is_finite": math.isfinite(last.loss) if last else None,
         "tokens_per_second": rate,
@@ -63,8 +64,11 @@ def job_document(job: Job, state: State, now: float) -> Document:
         "time_seconds": goodput.time_seconds(job, now),
         "link_bytes": progress.totals.link_bytes if progress else 0,
         "exposed_seconds": progress.totals.exposed_seconds if progress else 0.0,
-        "checkpoints": [dataclasses.asdict(saved) for saved in job.checkpoints.saved],
-        "pods": [_member_document(job, member.pod, state) for member in job.gang],
+        "evaluation": _evaluation(job),
+        "rewinds": job.rewinds,
+        "skipped": [list(skipped) for skipped in job.skipped],
+        "checkpoints": [_checkpoint_document(saved) for saved in job.checkpoints.saved],
+        "pods": [_member_document(job, pod, state) for pod in job.gang],
         "queue_position": queue_position(job, state),
     }
 
@@ -88,7 +92,8 @@ def utilisation_of(job: Job, rate: float | None, flops: str) -> float | None:
 def step_document(step: MergedStep, job: Job) -> Document:
     """One step as GET /api/v1/jobs/{id}/steps answers it."""
     record = step.record
-    rate = job.spec.tokens_per_step / record.seconds if record.seconds > 0 else None
+    tokens = job.spec.tokens_of(record.step)
+    rate = tokens / record.seconds if record.seconds > 0 else None
     return {
         "step": record.step,
         "time": record.time,
@@ -96,12 +101,14 @@ def step_document(step: MergedStep, job: Job) -> Document:
         "loss": _finite(record.loss),
         "grad_norm": _finite(record.grad_norm),
         "learning_rate": _finite(record.learning_rate),
-        "tokens": record.step * job.spec.tokens_per_step,
+        "tokens": job.spec.tokens_through(record.step),
+        "batch_tokens": tokens,
         "seconds": record.seconds,
         "compute_seconds": record.compute_seconds,
         "exchange_seconds": record.exchange_seconds,
         "exposed_seconds": record.exposed_seconds,
         "data_wait_seconds": record.data_wait_seconds,
+        "pause_seconds": record.pause_seconds,
         "tokens_per_second": rate,
         "mfu": utilisation_of(job, rate, "model_flops_per_token"),
         "link_bytes": record.link_bytes,
@@ -151,6 +158,18 @@ def link_documents(state: State) -> list[Document]:
     ]
 
 
+def _evaluation(job: Job) -> Document | None:
+    newest = job.evaluations.newest
+    return {**dataclasses.asdict(newest), "loss": _finite(newest.loss)} if newest else None
+
+
+def _checkpoint_document(saved: Saved) -> Document:
+    """Without the losses that spikes are judged by, which are in the steps."""
+    document = dataclasses.asdict(saved)
+    del document["losses"]
+    return document
+
+
 def _member_document(job: Job, pod: str, state: State) -> Document:
     progress = job.progress
     digest = progress.digests.get(pod) if progress else None
@@ -180,7 +199,7 @@ def _eta(job: Job) -> float | None:
     """Remaining steps times the recent median; an estimate, and absent before the first step."""
     if job.progress is None or job.progress.step_seconds is None or job.is_final:
         return None
-    return (job.spec.steps - job.progress.merged) * job.progress.step_seconds
+    return (job.target_steps - job.progress.merged) * job.progress.step_seconds
 
 
 def _finite(value: float) -> float | None:

@@ -76,18 +76,26 @@ def agreement(pods: Sequence[Mapping[str, Any]]) -> str:
     return "equal" if len({digest["sha256"] for digest in digests}) == 1 else "differ"
 
 
-def shares(seconds: Mapping[str, float]) -> list[dict[str, Any]]:
-    """Categories of time as parts of a bar that is 1000 wide; the rounded parts fill it exactly."""
-    total = sum(seconds.values())
+def memory(num_bytes: float | None) -> str:
+    """Of a device, in the binary units of its data sheet."""
+    if num_bytes is None:
+        return UNKNOWN
+    gib = num_bytes / (1 << 30)
+    return f"{gib:.1f} GiB" if gib >= 1 else f"{_three_digits(1024 * gib)} MiB"
+
+
+def shares(amounts: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Categories as parts of a bar that is 1000 wide; the rounded parts fill it exactly."""
+    total = sum(amounts.values())
     if total <= 0:
         return []
     parts, start = [], 0
     passed = 0.0
-    for category, spent in seconds.items():
-        passed += spent
+    for category, size in amounts.items():
+        passed += size
         end = round(1000 * passed / total)
         share = max(0, end - start)
-        parts.append({"category": category, "seconds": spent, "start": start, "width": share})
+        parts.append({"category": category, "amount": size, "start": start, "width": share})
         start = max(start, end)
     return parts
 
@@ -102,5 +110,6 @@ def _three_digits(value: float) -> str:
 
 
 FILTERS = {
-    f.__name__: f for f in (amount, count, percent, fixed, duration, moment, clock_time, shares)
+    f.__name__: f
+    for f in (amount, count, percent, fixed, duration, memory, moment, clock_time, shares)
 }

@@ -1,4 +1,4 @@
-"""Routes of the dashboard: the fleet, one job, and the way in."""
+"""Routes of the dashboard: the fleet, one job, a plan, and the way in."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from controller.api import auth, fleet, jobs, records
 from controller.api.context import ApiContext, Context
 from controller.core import view
-from controller.dashboard import FOLDER, figures
+from controller.dashboard import FOLDER, figures, planned
 from controller.runtime.store import JobQuery
 
 router = APIRouter(include_in_schema=False)
@@ -73,6 +73,36 @@ def job_page(job_id: str, context: Context) -> Response:
     return _page("job.html", context, job=document, events=events)
 
 
+@router.get("/plan")
+async def plan_page(
+    context: Context, example: Annotated[str, Query(max_length=100)] = planned.SHOWN_FIRST
+) -> Response:
+    """An example and its plan."""
+    path = planned.examples().get(example)
+    if path is None:
+        return RedirectResponse("/plan", 303)
+    return await _plan_page(path.read_text(encoding="utf-8"), context, example)
+
+
+@router.post("/plan")
+async def plan_given(request: Request, context: Context) -> Response:
+    """The plan of the specification that was typed in."""
+    text = (await _form(request)).get("spec", [""])[0]
+    return await _plan_page(text.replace("\r\n", "\n"), context, None)
+
+
+async def _plan_page(text: str, context: ApiContext, example: str | None) -> Response:
+    answer = await planned.answer(text, context)
+    return _page(
+        "plan.html",
+        context,
+        text=text,
+        example=example,
+        examples=planned.examples(),
+        answer=answer,
+    )
+
+
 @router.get("/login")
 def login_page() -> Response:
     """Asks for the token."""
@@ -82,8 +112,7 @@ def login_page() -> Response:
 @router.post("/login")
 async def login(request: Request, context: Context) -> Response:
     """Trades the token for a cookie."""
-    form = urllib.parse.parse_qs((await request.body()).decode(errors="replace"))
-    given = form.get("token", [""])[0]
+    given = (await _form(request)).get("token", [""])[0]
     if context.token and not auth.is_token(given, context.token):
         return _page("login.html", None, status=401, is_wrong=True)
     answer = RedirectResponse("/", 303)
@@ -95,6 +124,10 @@ async def login(request: Request, context: Context) -> Response:
         secure=request.url.scheme == "https",
     )
     return answer
+
+
+async def _form(request: Request) -> dict[str, list[str]]:
+    return urllib.parse.parse_qs((await request.body()).decode(errors="replace"))
 
 
 def _page(

@@ -3,8 +3,12 @@ fields."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from controller.core import commands, events
+from controller.core.batch import Range
 from controller.core.cluster import Assignment, HostRef, Inventory, Traffic
+from controller.core.evaluation import Part
 from controller.core.step import StepRecord
 from protos import control_pb2 as pb
 
@@ -86,12 +90,18 @@ def decode_event(host: HostRef, message: pb.HostEvent) -> events.Event:
                 written.num_bytes,
                 written.seconds,
                 written.stall_seconds,
+                written.data_position,
                 written.error,
             )
         case "checkpoint_published":
             published = message.checkpoint_published
             assignment = Assignment(published.job, published.generation)
             return events.CheckpointPublished(host, assignment, published.step, published.error)
+        case "evaluated":
+            found = message.evaluated
+            assignment = Assignment(found.job, found.generation)
+            part = Part(tuple(found.losses), found.num_tokens, found.num_bytes)
+            return events.Evaluated(host, assignment, found.step, part)
         case "restore_failed":
             failed = message.restore_failed
             assignment = Assignment(failed.job, failed.generation)
@@ -143,12 +153,7 @@ def encode_command(command: commands.Command, heartbeat_interval_seconds: float)
 
 def _prepare(command: commands.PrepareHost) -> pb.PrepareJob:
     members = [
-        pb.GangMember(
-            pod=member.pod,
-            first_slot=member.first_slot,
-            end_slot=member.end_slot,
-            link_addresses=member.link_addresses,
-        )
+        pb.GangMember(pod=member.pod, link_addresses=member.link_addresses)
         for member in command.members
     ]
     return pb.PrepareJob(
@@ -157,16 +162,35 @@ def _prepare(command: commands.PrepareHost) -> pb.PrepareJob:
         bundle_digest=command.bundle_digest,
         members=members,
         member_index=command.member_index,
-        num_slots=command.num_slots,
+        phases=[_phase(phase) for phase in command.phases],
         seed=command.seed,
         data_json=command.data,
         digest_every_steps=command.digest_every,
         target_steps=command.target_steps,
         checkpoint_every_steps=command.checkpoint_every,
         checkpoint_directory=command.checkpoint_directory,
-        restore_step=command.restore.step if command.restore else 0,
-        restore_generation=command.restore.generation if command.restore else 0,
+        restore=_place(command.restore) if command.restore else None,
+        skipped=_ranges(command.skipped),
+        evaluate_every_steps=command.evaluate_every,
     )
+
+
+def _phase(phase: commands.SlotPhase) -> pb.BatchPhase:
+    slots = [pb.SlotRange(first=first, end=end) for first, end in phase.ranges]
+    return pb.BatchPhase(first_step=phase.first_step, num_slots=phase.num_slots, slots=slots)
+
+
+def _place(place: commands.CheckpointPlace) -> pb.CheckpointPlace:
+    return pb.CheckpointPlace(
+        job=place.job,
+        directory=place.directory,
+        step=place.checkpoint.step,
+        generation=place.checkpoint.generation,
+    )
+
+
+def _ranges(ranges: Sequence[Range]) -> list[pb.PositionRange]:
+    return [pb.PositionRange(first=first, end=end) for first, end in ranges]
 
 
 def _publish(command: commands.PublishCheckpoint) -> pb.PublishCheckpoint:
@@ -177,6 +201,8 @@ def _publish(command: commands.PublishCheckpoint) -> pb.PublishCheckpoint:
         step=command.step,
         num_members=command.num_members,
         state_sha256=bytes.fromhex(command.state_sha256),
+        data_position=command.data_position,
+        skipped=_ranges(command.skipped),
     )
 
 
@@ -211,6 +237,7 @@ def _records(applied: pb.StepsApplied) -> tuple[StepRecord, ...]:
         applied.exchange_seconds,
         applied.exposed_seconds,
         applied.data_wait_seconds,
+        applied.pause_seconds,
         applied.link_bytes,
         strict=True,
     )
@@ -222,10 +249,11 @@ def _records(applied: pb.StepsApplied) -> tuple[StepRecord, ...]:
             grad_norm,
             learning_rate,
             seconds,
-            max(0.0, seconds - exposed - data_wait),
+            max(0.0, seconds - exposed - data_wait - pause),
             exchange,
             exposed,
             data_wait,
+            pause,
             link_bytes,
             digests.get(step, ""),
         )
@@ -238,6 +266,7 @@ def _records(applied: pb.StepsApplied) -> tuple[StepRecord, ...]:
             exchange,
             exposed,
             data_wait,
+            pause,
             link_bytes,
         ) in enumerate(columns, applied.first_step)
     )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from controller.core.checkpoint import Checkpoints, Saved
+from controller.core.batch import BatchPhase, Range
+from controller.core.checkpoint import Checkpoints, Origin, Saved
 from controller.core.job import Job, JobSpec, JobState, Reason
+from controller.core.spikes import SpikePolicy
 from controller.core.step import Progress, StepRecord, Totals
 
 Document = dict[str, Any]
@@ -23,13 +25,13 @@ def recall(row: Mapping[Any, Any], newest: Document | None) -> Job:
     document = row["document"]
     job = Job(
         id=row["id"],
-        spec=JobSpec(**row["spec"]),
+        spec=_spec(row["spec"]),
         state=JobState(row["state"]),
         reason=Reason(document["reason"]["code"], document["reason"]["message"]),
         created_at=row["created_at"],
         attempt=row["attempt"],
         generation=row["generation"],
-        checkpoints=Checkpoints(tuple(Saved(**saved) for saved in document.get("checkpoints", ()))),
+        **_course(row["course"]),
     )
     if job.state is not JobState.CANCELLING:
         return job
@@ -41,15 +43,65 @@ def recall(row: Mapping[Any, Any], newest: Document | None) -> Job:
     )
 
 
+def course_document(job: Job) -> Document:
+    """What was decided about the course of a job and must outlive the controller."""
+    return {
+        "checkpoints": [dataclasses.asdict(saved) for saved in job.checkpoints.saved],
+        "skipped": job.skipped,
+        "rewinds": job.rewinds,
+        "data_digest": job.data_digest,
+    }
+
+
+def _course(document: Document) -> dict[str, Any]:
+    """Fields of Job. A row written before there were courses has none."""
+    saved = [
+        Saved(**{**fields, "losses": tuple(fields["losses"])})
+        for fields in document.get("checkpoints", ())
+    ]
+    return {
+        "checkpoints": Checkpoints(tuple(saved)),
+        "skipped": _ranges(document.get("skipped", ())),
+        "rewinds": document.get("rewinds", 0),
+        "data_digest": document.get("data_digest"),
+    }
+
+
+def _spec(document: Document) -> JobSpec:
+    """JSON knows neither tuples nor what the nested sections are."""
+    nested: dict[str, Any] = {"phases": tuple(BatchPhase(**phase) for phase in document["phases"])}
+    if document.get("spikes"):
+        nested["spikes"] = SpikePolicy(**document["spikes"])
+    if document.get("origin"):
+        origin = document["origin"]
+        listed = {"losses": tuple(origin["losses"]), "skipped": _ranges(origin["skipped"])}
+        nested["origin"] = Origin(**{**origin, **listed})
+    return JobSpec(**{**document, **nested})
+
+
+def _ranges(pairs: Iterable[Sequence[int]]) -> tuple[Range, ...]:
+    return tuple((first, end) for first, end in pairs)
+
+
 def _progress(job: Job, document: Document, newest: Document) -> Progress:
     """Sums are those at the decision to cancel; the pods let go within a step or two of it."""
     spent = document["time_seconds"]
     exposed, data_wait = document["exposed_seconds"], spent["data_wait"]
+    pause = spent["evaluation_and_checkpoint"]
     totals = Totals(
-        spent["compute"] + exposed + data_wait, exposed, data_wait, document["link_bytes"]
+        seconds=spent["compute"] + exposed + data_wait + pause,
+        exposed_seconds=exposed,
+        data_wait_seconds=data_wait,
+        pause_seconds=pause,
+        link_bytes=document["link_bytes"],
+        rework_seconds=spent["rework"],
+        recovery_seconds=spent["recovery"],
     )
     return Progress(
-        target_steps=job.spec.steps, merged=newest["step"], last=_record(newest), totals=totals
+        target_steps=document["target_steps"],
+        merged=newest["step"],
+        last=_record(newest),
+        totals=totals,
     )
 
 

@@ -21,6 +21,8 @@ jobs = sa.Table(
     # live.
     sa.Column("spec", sa.JSON, nullable=False),
     sa.Column("document", sa.JSON, nullable=False),
+    # What was decided about its course: checkpoints, skipped data, rewinds.
+    sa.Column("course", sa.JSON, nullable=False, server_default="{}"),
     sa.Column("idempotency_key", sa.String, nullable=True, unique=True),
     sa.Column("body_digest", sa.String, nullable=True),
 )

@@ -68,7 +68,7 @@ def _merged(job: Job) -> int:
 
 
 def _tokens(job: Job) -> float:
-    return _merged(job) * job.spec.tokens_per_step
+    return job.spec.tokens_through(_merged(job))
 
 
 def _model_flops(job: Job) -> float | None:
@@ -138,7 +138,7 @@ _CATALOGUE = (
         "job_step", "Last step all pods applied.", _JOB, _per_job(lambda job, _: _merged(job))
     ),
     _Family(
-        "job_target_steps", "Steps the job wants.", _JOB, _per_job(lambda job, _: job.spec.steps)
+        "job_target_steps", "Steps the job wants.", _JOB, _per_job(lambda job, _: job.target_steps)
     ),
     _Family("job_loss", "Loss of the last step.", _JOB, _per_job(lambda job, _: _loss(job))),
     _Family("job_tokens", "Tokens trained on.", _JOB, _per_job(lambda j, _: _tokens(j)), True),
@@ -172,6 +172,27 @@ _CATALOGUE = (
         "Time since admission up to the last step, by what it went into.",
         ("job", "category"),
         _job_times,
+        True,
+    ),
+    _Family(
+        "job_evaluation_loss",
+        "Held-out loss of the last evaluation, nats per token.",
+        _JOB,
+        _per_job(lambda job, _: job.evaluations.newest.loss if job.evaluations.newest else None),
+    ),
+    _Family(
+        "job_bits_per_byte",
+        "Held-out loss of the last evaluation, bits per byte of text.",
+        _JOB,
+        _per_job(
+            lambda job, _: job.evaluations.newest.bits_per_byte if job.evaluations.newest else None
+        ),
+    ),
+    _Family(
+        "job_rewinds",
+        "Times a job went back over a spike.",
+        _JOB,
+        _per_job(lambda job, _: job.rewinds),
         True,
     ),
     _Family(

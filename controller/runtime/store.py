@@ -25,7 +25,7 @@ from controller.config import ConfigError
 from controller.core.job import FINAL_STATES, Job, JobState
 from controller.core.turn import Entry
 from controller.runtime import schema
-from controller.runtime.recall import recall
+from controller.runtime.recall import course_document, recall
 
 Document = dict[str, Any]
 
@@ -298,6 +298,7 @@ def _upsert_job(
         "attempt": job.attempt,
         "generation": job.generation,
         "document": row.document,
+        "course": course_document(job),
     }
     update = schema.jobs.update().where(schema.jobs.c.id == job.id).values(values)
     if connection.execute(update).rowcount:

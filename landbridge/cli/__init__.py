@@ -10,14 +10,16 @@ from collections.abc import Sequence
 import typer
 from typer.exceptions import TyperException
 
-from landbridge.cli import fleet, jobs, output, processes, tokenizer
+from landbridge.cli import export, fleet, jobs, output, plans, processes, tokenizer
 from landbridge.errors import LandbridgeError
 
 EPILOG = """Exit codes: 0 ok, 1 the job failed, 2 usage, 3 invalid spec, 4 not found, 5 not allowed,
 6 controller unreachable, 7 conflict, 124 wait timed out, 130 interrupted."""
 
 COMMANDS = {
-    command.__name__: command for module in (processes, jobs, fleet) for command in module.COMMANDS
+    command.__name__: command
+    for module in (processes, plans, jobs, export, fleet)
+    for command in module.COMMANDS
 }
 
 

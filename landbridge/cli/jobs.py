@@ -37,23 +37,6 @@ def submit(
         return output.answer(job, json, _show_submitted)
 
 
-def validate(spec: SpecFile, address: Address = "", json: Json = False) -> int:
-    """Check a job spec in full; nothing starts."""
-
-    def show(plan: Document) -> None:
-        _warn(plan)
-        print(f"{spec} is valid")
-
-    with client(address) as api:
-        return output.answer(api.validate(spec), json, show)
-
-
-def plan(spec: SpecFile, address: Address = "", json: Json = False) -> int:
-    """Tell what a job would be; nothing starts."""
-    with client(address) as api:
-        return output.answer(api.plan(spec), json, _show_plan)
-
-
 def jobs(
     state: Annotated[list[str] | None, typer.Option(help="Only jobs in this state.")] = None,
     label: Annotated[list[str] | None, typer.Option(help="Only with the label KEY=VALUE.")] = None,
@@ -128,10 +111,7 @@ def checkpoints(job_id: JobId, address: Address = "", json: Json = False) -> int
         return output.answer(api.checkpoints(job_id), json, _show_checkpoints)
 
 
-COMMANDS = (
-    *(submit, validate, plan, jobs, job, steps, events),
-    *(cancel, retry, checkpoint, checkpoints),
-)
+COMMANDS = (submit, jobs, job, steps, events, cancel, retry, checkpoint, checkpoints)
 
 
 def _wait(api: Client, job: Document, timeout: float | None, as_json: bool) -> int:
@@ -156,13 +136,6 @@ def _wait(api: Client, job: Document, timeout: float | None, as_json: bool) -> i
 def _show_submitted(job: Document) -> None:
     output.say(f"follow it with: landbridge job {job['id']}")
     print(job["id"])
-
-
-def _show_plan(document: Document) -> None:
-    from landbridge.cli import plan_table
-
-    plan_table.show(document)
-    _warn(document)
 
 
 def _show_jobs(document: Document) -> None:
@@ -254,8 +227,3 @@ def _show_checkpoints(document: Document) -> None:
         for saved in document["checkpoints"]
     ]
     output.table(("STEP", "SAVED", "SIZE", "DIGEST"), rows)
-
-
-def _warn(plan: Document) -> None:
-    for warning in plan["warnings"]:
-        output.say(f"warning: {warning['message']} ({warning['hint']})")

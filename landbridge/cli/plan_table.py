@@ -31,11 +31,11 @@ def _device(plan: Document) -> list[tuple[str, str, str]]:
     need = plan["bytes_per_device"]
     memory = plan["device_memory_bytes"]
     share = f"{figures.percent(need['total'] / memory)} of it" if memory else ""
-    held = f"of {_gib(memory)}, {share}" if memory else ""
+    held = f"of {gib(memory)}, {share}" if memory else ""
     parts = ("params", "optimizer", "gradients", "activations")
     return [
-        ("memory of a device", _gib(need["total"]), held),
-        *((f"  {part}", _gib(need[part]), "") for part in parts),
+        ("memory of a device", gib(need["total"]), held),
+        *((f"  {part}", gib(need[part]), "") for part in parts),
         ("a checkpoint", figures.amount(plan["checkpoint_bytes"], "B"), "all pods together"),
     ]
 
@@ -72,7 +72,8 @@ def _wanting(value: float | None, field: str) -> str:
     return f"needs {field}" if value is None else ""
 
 
-def _gib(num_bytes: int) -> str:
+def gib(num_bytes: int) -> str:
+    """Memory of a device, in the unit of its data sheet."""
     gib = num_bytes / (1 << 30)
     return f"{gib:.2f} GiB" if gib >= 0.1 else f"{num_bytes / (1 << 20):.1f} MiB"
 

@@ -108,6 +108,7 @@ class Rig:
                 exchange_seconds=0.2,
                 exposed_seconds=0.1,
                 data_wait_seconds=0.0,
+                pause_seconds=0.0,
                 link_bytes=1000,
                 digest=digest if number % 10 == 0 else "",
             )
@@ -124,7 +125,7 @@ class Rig:
 
     def hosts(self, job_id: str) -> list[HostRef]:
         gang = self.loop.state.jobs[job_id].gang
-        return [HostRef(member.pod, 0, f"{member.pod}-1") for member in gang]
+        return [HostRef(pod, 0, f"{pod}-1") for pod in gang]
 
 
 @contextlib.asynccontextmanager

@@ -1,3 +1,4 @@
+import dataclasses
 import importlib.util
 import json
 import os
@@ -8,8 +9,10 @@ import sys
 import pytest
 
 import model.examine
-from model.config import MeshConfig, ModelConfig
+from model.config import MeshConfig, ModelConfig, SlotConfig
+from model.flops import hardware_flops_per_token
 from model.memory import shard_elements
+from model.pod_traffic import pod_traffic
 
 ROOT = pathlib.Path(model.examine.__file__).parents[1]
 
@@ -53,6 +56,23 @@ def test_examine_measures_every_component(tmp_path):
         assert component["seconds"] > 0
         assert component["bytes"] > 1_000
     assert "compiled" not in figures
+
+
+def test_examine_counts_flops_beside_the_formula_and_plans_the_gradient_step(tmp_path):
+    _, figures = examine(tmp_path, REQUEST)
+    config = ModelConfig.from_spec(REQUEST["model"])
+    mesh, slot = MeshConfig(**REQUEST["mesh"]), SlotConfig.from_spec(REQUEST["train"])
+    tokens = slot.microbatch * slot.sequence_length
+    step = figures["components"]["forward_backward"]
+    assert step["flops"] == step["matrix_flops"]
+    assert step["flops"] == tokens * hardware_flops_per_token(config, slot.sequence_length)
+    assert 0 < step["xla_flops"] < step["flops"]
+    assert "flops" not in figures["components"]["init"]
+    need = figures["planned"]["bytes_per_device"]
+    assert need["params"] == 4 * shard_elements(config, mesh)
+    assert need["total"] == need["params"] + need["gradients"] + need["activations"]
+    expected = dataclasses.asdict(pod_traffic(config, slot, mesh))
+    assert figures["planned"]["pod_traffic"] == expected
 
 
 def test_examine_wrong_request_exits_three_with_all_problems(tmp_path):

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from controller.core import events
+from controller.core.batch import BatchPhase
 from controller.core.cluster import HostRef
-from tests.controller.core.world import World, attached, inventory, ref
+from controller.core.spikes import SpikePolicy
+from tests.controller.core.world import World, attached, inventory, record, ref
 
 
 def two_pods_train_to_the_end(world: World) -> None:
@@ -45,7 +47,7 @@ def jobs_share_a_fleet_on_disjoint_pods(world: World) -> None:
 def three_pods_take_uneven_slots(world: World) -> None:
     for name in ("pod-0", "pod-1", "pod-2"):
         world.pod_joins(name)
-    world.submit(min_pods=1, max_pods=3, num_slots=8)
+    world.submit(min_pods=1, max_pods=3, phases=(BatchPhase(1, 8),))
     world.lower()
 
 
@@ -167,16 +169,52 @@ def pods_that_hold_other_bits_fail_the_job(world: World) -> None:
     _let_go(world, applied_step=2)
 
 
-def data_that_is_short_or_differs_fails_the_job(world: World) -> None:
+def data_that_is_short_ends_a_job_and_data_that_differs_fails_it(world: World) -> None:
     _two_pods(world)
-    world.submit("short", steps=200)
+    world.submit("short", steps=20)
     world.lower("short")
-    world.ready(ref("pod-0"), "short", data_steps=150)
-    _let_go(world)
+    for host in world.hosts("short"):
+        world.ready(host, "short", data_steps=15)
+    for host in world.hosts("short"):
+        world.apply(host, range(1, 16), "short")
+    _let_go(world, applied_step=15)
     world.submit("differs")
     world.lower("differs")
     world.ready(ref("pod-0"), "differs", digest="one")
     world.ready(ref("pod-1"), "differs", digest="two")
+
+
+def a_spike_is_met_by_going_back_and_skipping_ahead(world: World) -> None:
+    """What the hosts still report of the old generation changes nothing."""
+    _two_pods(world)
+    policy = SpikePolicy(threshold=8, window=16, rewind_steps=5, skip_steps=10, max_rewinds=1)
+    world.start(steps=40, spikes=policy, checkpoint_every=10, checkpoint_directory="/shared")
+    for first in (1, 11):
+        for host in world.hosts():
+            world.apply(host, range(first, first + 10), loss=2.0)
+        _save(world, first + 9)
+    old = world.assignment()
+    first, second = world.hosts()
+    world.apply(first, range(21, 25), loss=9.0)
+    world.apply(second, range(21, 23), loss=9.0)
+    world.happens(events.StepsApplied(second, old, (record(24),)))
+    world.release(first, old, 24)
+    world.now += 1.0
+    for host in world.hosts():
+        world.ready(host)
+    for host in world.hosts():
+        world.apply(host, range(11, 41), loss=2.0)
+    _save(world, 40)
+
+
+def _save(world: World, step: int) -> None:
+    hosts = world.hosts()
+    for host in hosts:
+        written = events.CheckpointWritten(
+            host, world.assignment(), step, "ab" * 32, 10, 1.0, 0.1, 4 * step, ""
+        )
+        world.happens(written)
+    world.happens(events.CheckpointPublished(hosts[0], world.assignment(), step, ""))
 
 
 def a_new_process_takes_the_place_of_the_old(world: World) -> None:
@@ -280,7 +318,8 @@ HISTORIES: Mapping[str, Callable[[World], None]] = {
         an_absent_controller_blames_nobody,
         a_pod_of_two_hosts_is_lost_as_a_whole,
         pods_that_hold_other_bits_fail_the_job,
-        data_that_is_short_or_differs_fails_the_job,
+        data_that_is_short_ends_a_job_and_data_that_differs_fails_it,
+        a_spike_is_met_by_going_back_and_skipping_ahead,
         a_new_process_takes_the_place_of_the_old,
         a_restarted_controller_takes_up_its_jobs,
         a_controller_restarted_during_a_cancel_finishes_it,

@@ -16,13 +16,15 @@ class Invariants:
     def __init__(self) -> None:
         self._ended: set[str] = set()
         self._merged: dict[Assignment, int] = {}
+        self._began: dict[Assignment, int] = {}
+        """Step of the checkpoint that a generation started from."""
         self._granted: dict[tuple[HostRef, Assignment], int] = {}
 
     def __call__(self, before: State, event: events.Event, outcome: Outcome) -> None:
         self._final_states_absorb(outcome)
         self._commands_have_a_current_generation(before, outcome)
         self._windows_grow_up_to_the_target(outcome)
-        self._steps_merge_in_order(outcome)
+        self._steps_merge_in_order(before, outcome)
         assert not set(outcome.forgotten_jobs) & (set(before.jobs) | set(outcome.state.jobs))
         after = outcome.state
         _pods_serve_one_job(after)
@@ -50,6 +52,8 @@ class Invariants:
                     host, assignment
                 ):
                     assert assignment in opened
+                    if isinstance(command, commands.PrepareHost) and command.restore:
+                        self._began[assignment] = command.restore.checkpoint.step
                     assert _holds(outcome.state, host, assignment), f"{host} holds no {assignment}"
                 case commands.StopHost(_, assignment):
                     assert assignment in known
@@ -61,23 +65,24 @@ class Invariants:
             if isinstance(command, commands.GrantWindow):
                 job = outcome.state.jobs[command.assignment.job]
                 key = (command.host, command.assignment)
-                assert self._granted.get(key, 0) < command.last_step <= job.spec.steps
+                assert self._granted.get(key, 0) < command.last_step <= job.target_steps
                 self._granted[key] = command.last_step
 
-    def _steps_merge_in_order(self, outcome: Outcome) -> None:
+    def _steps_merge_in_order(self, before: State, outcome: Outcome) -> None:
         """Each step is applied by all pods of a generation, once, one after the other."""
-        changed = {job.id: job for job in outcome.changed_jobs}
         for job_id, steps in outcome.steps:
-            job = outcome.state.jobs.get(job_id) or changed[job_id]
-            done = self._merged.get(_generation(job), 0)
+            generation = _generation(before.jobs[job_id])
             numbers = [step.record.step for step in steps]
+            done = self._merged.get(generation, self._began.get(generation, 0))
             assert numbers == list(range(done + 1, done + 1 + len(numbers)))
-            self._merged[_generation(job)] = done + len(numbers)
+            self._merged[generation] = done + len(numbers)
         for job in outcome.changed_jobs:
             if job.state is JobState.SUCCEEDED:
                 assert job.progress is not None
-                assert self._merged[_generation(job)] == job.spec.steps
-                assert set(job.progress.applied.values()) == {job.spec.steps}
+                generation = _generation(job)
+                began = self._began.get(generation, 0)
+                assert self._merged.get(generation, began) == job.target_steps
+                assert set(job.progress.applied.values()) == {job.target_steps}
 
 
 def _pods_serve_one_job(state: State) -> None:
@@ -86,16 +91,15 @@ def _pods_serve_one_job(state: State) -> None:
         if pod.assignment is not None and pod.releasing_since is None:
             job = state.jobs[pod.assignment.job]
             assert job.state in _HOLDING and _generation(job) == pod.assignment
-            assert pod.name in {member.pod for member in job.gang}
+            assert pod.name in set(job.gang)
 
 
 def _gangs_are_whole(state: State) -> None:
     for job in state.jobs.values():
         holding = [p for p in state.pods.values() if p.assignment == _generation(job)]
         if job.state in _HOLDING:
-            assert {p.name for p in holding} == {member.pod for member in job.gang}
+            assert {p.name for p in holding} == set(job.gang)
             assert job.spec.min_pods <= len(job.gang) <= job.spec.max_pods
-            assert job.gang[0].first_slot == 0 and job.gang[-1].end_slot == job.spec.num_slots
             assert all(len(pod.hosts) == pod.num_hosts for pod in holding)
         elif job.state is JobState.CANCELLING:
             assert holding, f"{job.id} waits for nobody"

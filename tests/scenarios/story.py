@@ -70,7 +70,11 @@ def _order(command: commands.Command) -> str:
         case commands.LowerProgram(assignment) | commands.AbandonLowering(assignment):
             return f"{name} {assignment.job}/{assignment.generation}"
         case commands.PrepareHost(host, assignment):
-            gang = ", ".join(f"{m.pod} {m.first_slot}..{m.end_slot - 1}" for m in command.members)
+            (phase, *_) = command.phases
+            gang = ", ".join(
+                f"{member.pod} {first}..{end - 1}"
+                for member, (first, end) in zip(command.members, phase.ranges, strict=True)
+            )
             what = f"{assignment.job}/{assignment.generation}"
             return f"{name} {_host(host)} {what} as {command.member_index} of [{gang}]"
         case commands.GrantWindow(host, assignment, last_step):

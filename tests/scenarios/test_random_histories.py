@@ -3,6 +3,7 @@ free in the end."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from hypothesis import HealthCheck, given, settings
@@ -11,7 +12,9 @@ from hypothesis import strategies as st
 from controller.core import commands, events
 from controller.core.cluster import Assignment, HostRef
 from controller.core.errors import JobIsLive, UnknownJob
+from controller.core.evaluation import Part
 from controller.core.job import JobState
+from controller.core.spikes import SpikePolicy
 from controller.core.turn import Outcome, State
 from tests.controller.core.world import PROGRAM, World, attached, inventory, record, ref, spec
 from tests.scenarios.invariants import Invariants
@@ -61,7 +64,9 @@ class History:
         most = 1 + self._number(2)
         least = 1 + self._number(most - 1)
         devices = 2 if self._number(5) == 5 else 1
-        submitted = spec(min_pods=least, max_pods=most, devices_per_pod=devices, steps=3)
+        policy = SpikePolicy(4.0, 4, 1, 2, 2) if self._number(1) else None
+        saves = {"checkpoint_every": 1, "spikes": policy} if policy else {}
+        submitted = spec(min_pods=least, max_pods=most, devices_per_pod=devices, steps=9, **saves)
         self.world.happens(events.JobSubmitted(f"job-{self._submitted}", submitted))
 
     def cancel(self) -> None:
@@ -141,8 +146,24 @@ class History:
         first = max(1, applied + 1 - self._number(1))
         last = min(first + self._number(2), progress.granted if progress else 3)
         digest = ("f" if self._number(9) == 9 else "e") * 64
-        records = tuple(record(step, digest=digest) for step in range(first, last + 1))
+        loss = self._one((1.0, 1.0, 1.0, 50.0, math.nan)) if self._number(3) == 3 else 1.0
+        records = tuple(record(step, digest=digest, loss=loss) for step in range(first, last + 1))
         self.world.happens(events.StepsApplied(host, assignment, records))
+        if job is not None and job.spec.checkpoint_every and self._number(1):
+            self._save(host, assignment, last)
+
+    def _save(self, host: HostRef, assignment: Assignment, step: int) -> None:
+        written = events.CheckpointWritten(
+            host, assignment, step, "ab" * 32, 10, 1.0, 0.1, 4 * step, "full" * self._number(1)
+        )
+        self.world.happens(written)
+        self.world.happens(events.CheckpointPublished(host, assignment, step, ""))
+        part = Part((1.0,), 10, 10)
+        self.world.happens(events.Evaluated(host, assignment, step, part))
+
+    def fail_to_restore(self) -> None:
+        host = self._host()
+        self.world.happens(events.RestoreFailed(host, self._assignment(host), "damaged"))
 
     def fault(self) -> None:
         host = self._host()
@@ -182,6 +203,7 @@ class History:
             self.release,
             self.tick,
             self.restart,
+            self.fail_to_restore,
         ]
 
 

@@ -16,6 +16,7 @@ from workers.executor import Executor
 from workers.orders import (
     Applied,
     Assignment,
+    BatchPhase,
     Faulted,
     JobOrder,
     Member,
@@ -64,16 +65,24 @@ def worker() -> Iterator[Worker]:
     worker.close()
 
 
-def order(bundle, directory: pathlib.Path, *members: Member, target_steps: int = 3) -> JobOrder:
+def order(
+    bundle,
+    directory: pathlib.Path,
+    *members: Member,
+    slots: tuple[range, ...] = (range(1),),
+    target_steps: int = 3,
+) -> JobOrder:
     (directory / "text.txt").write_text("the quick brown fox " * 100)
     sources = [{"name": "text", "kind": "text", "paths": [f"{directory}/*.txt"]}]
     data = {"sources": sources, "epochs": 2}
-    num_slots = members[-1].end_slot
-    return JobOrder(ASSIGNMENT, bundle.digest, members, 0, num_slots, 0, data, 0, target_steps)
+    phases = (BatchPhase(1, slots[-1].stop, slots),)
+    return JobOrder(ASSIGNMENT, bundle.digest, members, 0, phases, 0, data, 0, target_steps)
 
 
 def test_job_is_prepared_run_as_far_as_granted_and_released(worker, bigram, tmp_path):
-    worker.executor.prepare(order(bigram, tmp_path, Member("pod-0", 0, 2, "")), bigram.data)
+    worker.executor.prepare(
+        order(bigram, tmp_path, Member("pod-0", ""), slots=(range(2),)), bigram.data
+    )
     ready = worker.heard()
     assert isinstance(ready, Ready)
     # 2,001 tokens make 250 sequences of 8, and a step takes 2 slots of 4.
@@ -94,8 +103,10 @@ def test_job_is_prepared_run_as_far_as_granted_and_released(worker, bigram, tmp_
 
 def test_job_joins_its_gang_with_a_bound_on_what_peers_may_send(worker, bigram, tmp_path):
     # Slots [1, 4) of four are the subtrees [1, 2) and [2, 4): two payloads a step.
-    members = Member("pod-0", 0, 1, "here"), Member("pod-1", 1, 4, "there")
-    worker.executor.prepare(order(bigram, tmp_path, *members), bigram.data)
+    members = Member("pod-0", "here"), Member("pod-1", "there")
+    worker.executor.prepare(
+        order(bigram, tmp_path, *members, slots=(range(1), range(1, 4))), bigram.data
+    )
     assert isinstance(worker.heard(), Ready)
     [membership] = worker.exchange.memberships
     assert membership == Membership(
@@ -108,7 +119,7 @@ def test_job_joins_its_gang_with_a_bound_on_what_peers_may_send(worker, bigram, 
 def test_bundle_that_is_damaged_faults_the_job_before_it_joins_and_frees_the_executor(
     worker, bigram, tmp_path
 ):
-    job = order(bigram, tmp_path, Member("pod-0", 0, 1, ""))
+    job = order(bigram, tmp_path, Member("pod-0", ""))
     worker.executor.prepare(job, bigram.data + b"x")
     fault = worker.heard()
     assert isinstance(fault, Faulted)
@@ -119,7 +130,7 @@ def test_bundle_that_is_damaged_faults_the_job_before_it_joins_and_frees_the_exe
 
 
 def test_data_that_is_missing_faults_the_job_as_data(worker, bigram, tmp_path):
-    job = order(bigram, tmp_path, Member("pod-0", 0, 1, ""))
+    job = order(bigram, tmp_path, Member("pod-0", ""))
     (tmp_path / "text.txt").unlink()
     worker.executor.prepare(job, bigram.data)
     fault = worker.heard()

@@ -3,11 +3,12 @@
 import pytest
 
 from workers.exchange.base import ExchangeAborted, PeerUnreachable
-from workers.orders import Assignment, JobOrder, Member, Phase
+from workers.orders import Assignment, BatchPhase, JobOrder, Member, Phase
 from workers.run import REPORT_SECONDS, Control, Run
 
+ALONE = (BatchPhase(1, 1, (range(1),)),)
 ORDER = JobOrder(
-    Assignment("job", 1), "sha256:0", (Member("pod-0", 0, 1, ""),), 0, 1, 0, {}, 0, 10_000
+    Assignment("job", 1), "sha256:0", (Member("pod-0", ""),), 0, ALONE, 0, {}, 0, 10_000
 )
 
 

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import threading
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -10,23 +11,24 @@ from controller.core.program import slot_ranges
 from workers.exchange.agreement import SoleAgreement
 from workers.exchange.base import ExchangeAborted, Membership
 from workers.exchange.loopback import LoopbackExchange, LoopbackLink
-from workers.orders import Assignment, JobOrder, Member
+from workers.orders import Assignment, BatchPhase, JobOrder, Member
 from workers.program import load, read_bundle
 from workers.training import Training
 
-NUM_SLOTS = 4
-STEPS = 5
+NUM_SLOTS = {1: 4, 4: 6}
+"""Of the steps from one on."""
+STEPS = 6
 ASSIGNMENT = Assignment("job", 1)
 
 
 class Batches:
     """A pure function of (step, slot)."""
 
-    def __init__(self, slots: range) -> None:
+    def __init__(self, slots: Callable[[int], range]) -> None:
         self._slots = slots
 
     def get(self, step: int) -> list[tuple[np.ndarray, np.ndarray]]:
-        return [self._slot(step, slot) for slot in self._slots]
+        return [self._slot(step, slot) for slot in self._slots(step)]
 
     def close(self) -> None: ...
 
@@ -59,10 +61,12 @@ def program(bigram):
 
 
 def order_of(index: int, num_pods: int) -> JobOrder:
-    members = tuple(
-        Member(f"pod-{i}", *cut, "") for i, cut in enumerate(slot_ranges(NUM_SLOTS, num_pods))
+    members = tuple(Member(f"pod-{i}", "") for i in range(num_pods))
+    phases = tuple(
+        BatchPhase(first_step, slots, tuple(range(*cut) for cut in slot_ranges(slots, num_pods)))
+        for first_step, slots in NUM_SLOTS.items()
     )
-    return JobOrder(ASSIGNMENT, "sha256:0", members, index, NUM_SLOTS, 0, {}, 1, target_steps=STEPS)
+    return JobOrder(ASSIGNMENT, "sha256:0", members, index, phases, 0, {}, 1, target_steps=STEPS)
 
 
 def member(program, exchange, index: int, num_pods: int, devices: threading.Lock) -> Training:
@@ -70,7 +74,7 @@ def member(program, exchange, index: int, num_pods: int, devices: threading.Lock
     peers = [i for i in range(num_pods) if i != index]
     names = {i: f"pod-{i}" for i in peers}
     exchange.join(Membership(ASSIGNMENT.job, ASSIGNMENT.generation, index, names, names, 1 << 30))
-    batches = Batches(range(order.me.first_slot, order.me.end_slot))
+    batches = Batches(order.my_slots)
     return Training(order, program, batches, TurnTaking(exchange, devices), SoleAgreement())
 
 

@@ -17,14 +17,11 @@ import dataclasses
 import json
 import os
 import pathlib
-import re
 import shutil
 from collections.abc import Sequence
 
 FORMAT = "landbridge.checkpoint/1"
 MANIFEST = "manifest.json"
-
-_NAME = re.compile(r"step-(\d{8,})\.g(\d+)")
 
 
 class CheckpointError(Exception):
@@ -42,6 +39,10 @@ class Manifest:
     """Digest of parameters and optimizer state, hex."""
     parts: Sequence[Sequence[str]]
     num_bytes: int
+    data_position: int
+    """Of the data's stream, where the next step begins."""
+    skipped: Sequence[Sequence[int]]
+    """Positions [first, end) that were passed over, up to there and after."""
 
 
 def step_folder(root: pathlib.Path, job: str, step: int, generation: int) -> pathlib.Path:
@@ -80,7 +81,14 @@ def check_part(folder: pathlib.Path, member_index: int) -> None:
 
 
 def publish(
-    root: pathlib.Path, job: str, step: int, generation: int, num_members: int, state_sha256: str
+    root: pathlib.Path,
+    job: str,
+    step: int,
+    generation: int,
+    num_members: int,
+    state_sha256: str,
+    data_position: int = 0,
+    skipped: Sequence[Sequence[int]] = (),
 ) -> Manifest:
     """Make a folder whose parts are complete a checkpoint, all at once.
 
@@ -99,7 +107,9 @@ def publish(
             ) from error
         parts.append(part["names"])
         num_bytes += part["num_bytes"]
-    manifest = Manifest(job, step, generation, state_sha256, parts, num_bytes)
+    manifest = Manifest(
+        job, step, generation, state_sha256, parts, num_bytes, data_position, skipped
+    )
     _write_at_once(folder / MANIFEST, {"format": FORMAT, **dataclasses.asdict(manifest)})
     return manifest
 
@@ -137,17 +147,6 @@ def _write_at_once(path: pathlib.Path, document: object) -> None:
         file.flush()
         os.fsync(file.fileno())
     unfinished.rename(path)
-
-
-def published(root: pathlib.Path, job: str) -> list[pathlib.Path]:
-    """Folders of a job's checkpoints, the one of the last generation's last step last."""
-    found = []
-    for path in (root / job).glob(f"*/{MANIFEST}"):
-        match = _NAME.fullmatch(path.parent.name)
-        if match:
-            step, generation = map(int, match.groups())
-            found.append((generation, step, path.parent))
-    return [folder for _, _, folder in sorted(found)]
 
 
 def remove(folder: pathlib.Path) -> None:

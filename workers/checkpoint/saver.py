@@ -1,18 +1,32 @@
-"""This pod's side of a job's checkpoints: what is its share, and where it goes."""
+"""This pod's side of a job's checkpoints: what is its share, and where it goes.
+
+A save only starts a copy of the share and the digest of the state, which the devices make before
+anything of the next step, and leaves the rest to a thread that waits for them and writes. One share
+is written at a time; a save that comes while the last is still being written waits for it, so the
+copies never take more than one share of the devices' memory.
+"""
 
 from __future__ import annotations
 
+import concurrent.futures
+import dataclasses
+import hashlib
+import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
+import numpy as np
 
 from workers.checkpoint.layout import step_folder
 from workers.checkpoint.share import shares
-from workers.checkpoint.writer import PartWriter, Written
+from workers.checkpoint.snapshot import snapshot_of
+from workers.checkpoint.writer import PartWriter
 from workers.orders import CheckpointWritten, JobOrder
-from workers.program import Program
+from workers.program import Group, Program
 from workers.training import Training
+
+_MESSAGE_CHARS = 1000
 
 
 class Saver:
@@ -24,38 +38,84 @@ class Saver:
         """`report` is called on another thread and must not block."""
         self._order = order
         self._report = report
-        sizes = {name: buffer.num_bytes for name, buffer in program.state_buffers.items()}
+        buffers = program.state_buffers
+        sizes = {name: buffer.num_bytes for name, buffer in buffers.items()}
         self._mine = shares(sizes, len(order.members))[order.member_index]
-        self._digests: dict[int, bytes] = {}
-        self._writer = PartWriter(self._written)
+        self._num_bytes = sum(sizes[name] for name in self._mine)
+        self._snapshot = snapshot_of({name: buffers[name].struct for name in self._mine})
+        self._digest = program.components.get("digest")
+        # As in training: with collectives in flight a mesh of CPU devices may start nothing else.
+        self._waits_for_devices = (
+            jax.local_devices()[0].platform == "cpu" and jax.device_count() > 1
+        )
+        self._writer = PartWriter(f"{order.assignment.job}.g{order.assignment.generation}")
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
+        self._under_way: concurrent.futures.Future[None] | None = None
 
     def save(self, step: int, training: Training) -> None:
-        """Start writing the state after `step`; it may change as soon as this returns."""
-        state = training.named_state()
-        # The step may still be computing; that is no part of what saving costs.
-        jax.block_until_ready(state)
+        """Start writing the state after `step`, which may still be computing; it may be donated as
+        soon as this returns. Failures are reported, not raised: training does not depend on a disk.
+        """
         start = time.perf_counter()
-        assignment = self._order.assignment
-        folder = step_folder(
-            self._order.checkpoint_directory, assignment.job, step, assignment.generation
+        self._wait()
+        state = training.named_state()
+        copies = self._snapshot({name: state[name] for name in self._mine})
+        lanes = self._digest(training.state) if self._digest else None
+        if self._waits_for_devices:
+            jax.block_until_ready((copies, lanes))
+        written = CheckpointWritten(
+            assignment=self._order.assignment,
+            step=step,
+            state_sha256=b"",
+            num_bytes=self._num_bytes,
+            seconds=0.0,
+            stall_seconds=time.perf_counter() - start,
         )
-        self._digests[step] = training.state_sha256()
-        mine = {name: state[name] for name in self._mine}
-        self._writer.save(step, folder, self._order.member_index, mine, start)
+        self._under_way = self._thread.submit(self._write, written, copies, lanes, start)
 
     def close(self, *, wait: bool) -> None:
-        """With `wait`, after the last share is written and reported."""
-        self._writer.close(wait=wait)
+        """With `wait`, after the last share is written and reported; without, what is under way
+        goes on and is reported in the background."""
+        if wait:
+            self._wait()
+        self._thread.submit(self._writer.close)
+        self._thread.shutdown(wait=wait)
 
-    def _written(self, written: Written) -> None:
+    def _wait(self) -> None:
+        if self._under_way is not None:
+            self._under_way.result()
+            self._under_way = None
+
+    def _write(
+        self,
+        written: CheckpointWritten,
+        copies: Mapping[str, jax.Array],
+        lanes: list[Group] | None,
+        start: float,
+    ) -> None:
+        """On the writing thread: complete what `save`, called at `start`, could say, and report it.
+        `start` is a reading of time.perf_counter()."""
+        order = self._order
+        job, generation = order.assignment.job, order.assignment.generation
+        folder = step_folder(order.checkpoint_directory, job, written.step, generation)
+        state_sha256, error = b"", ""
+        try:
+            if lanes is not None:
+                state_sha256 = hashlib.sha256(np.asarray(lanes[0][0]).tobytes()).digest()
+            self._writer.write(folder, order.member_index, copies)
+        except Exception as failure:  # storage libraries raise many kinds
+            error = _message(folder, failure)
         self._report(
-            CheckpointWritten(
-                assignment=self._order.assignment,
-                step=written.step,
-                state_sha256=self._digests.pop(written.step),
-                num_bytes=written.num_bytes,
-                seconds=written.seconds,
-                stall_seconds=written.stall_seconds,
-                error=written.error,
+            dataclasses.replace(
+                written,
+                state_sha256=state_sha256,
+                seconds=time.perf_counter() - start,
+                error=error,
             )
         )
+
+
+def _message(folder: pathlib.Path, error: Exception) -> str:
+    """Storage libraries repeat the path again and again before they come to the cause."""
+    text = str(error).replace(f"{folder}/", "")
+    return f"{folder}: {type(error).__name__}: {text}"[:_MESSAGE_CHARS]

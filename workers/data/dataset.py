@@ -1,10 +1,8 @@
 """The data of a job, by random access: a batch is a pure function of (digest, seed, positions).
 
-The documents of a source are packed without padding, each followed by end-of-document. Sequence i
-of a source predicts its tokens i*T+1 .. (i+1)*T from the ones before them, so every token but the
-first, and a remainder shorter than a sequence, is predicted exactly once when each sequence is read
-once. Sequences do not cross from one source to another; which of them stands where is
-`workers.data.mixture`.
+What a sequence is, is `workers.data.packing`; which of them stands at a position
+`workers.data.mixture`; which positions a step trains on `workers.data.batches`; and what is kept
+out of training `workers.data.held_out`.
 """
 
 import contextlib
@@ -19,11 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from workers.data.batches import data_steps
+from workers.data.batches import BatchPlan
 from workers.data.errors import DataError
-from workers.data.mixture import Mixture, locate, quota
+from workers.data.held_out import HeldOut, HeldOutSource, check_eval, hold_out
+from workers.data.mixture import Mixture, count, locate, quota
+from workers.data.packing import SourceTokens, gather, num_sequences
 from workers.data.sentencepiece_tokenizer import SentencePieceTokenizer
-from workers.data.sources import source_of
+from workers.data.sources import Source, source_of
 from workers.data.tokenizer import ByteTokenizer, Tokenizer
 from workers.data.tokenizing import tokens_of
 
@@ -31,21 +31,8 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class SourceTokens:
-    """What a source gives to a dataset."""
-
-    name: str
-    weight: float
-    tokens: np.ndarray
-    """Unsigned ids, one dimension, in which every document ends with end-of-document."""
-    num_documents: int
-    sha256: str
-    """Of the tokens."""
-
-
-@dataclass(frozen=True, slots=True)
 class SourceReport:
-    """What a source amounts to."""
+    """What a source amounts to in training."""
 
     name: str
     documents: int
@@ -58,11 +45,17 @@ class SourceReport:
 
 class TokenDataset:
     def __init__(
-        self, sources: Sequence[SourceTokens], sequence_length: int, tokenizer_identity: str
+        self,
+        sources: Sequence[SourceTokens],
+        sequence_length: int,
+        tokenizer_identity: str,
+        held_out: HeldOut | None = None,
     ) -> None:
-        """Raises DataError for a source without a whole sequence, or without one in an epoch."""
+        """`sources` are trained on, without what is held out of them. Raises DataError for one
+        without a whole sequence, or without one in an epoch."""
         self.sequence_length = sequence_length
-        self.digest = _digest(sources, sequence_length, tokenizer_identity)
+        self.held_out = held_out
+        self.digest = _digest(sources, sequence_length, tokenizer_identity, held_out)
         self.mixture = _mixture(sources, sequence_length)
         self.reports = [
             SourceReport(
@@ -79,25 +72,31 @@ class TokenDataset:
         ]
         self._tokens = [source.tokens for source in sources]
 
-    def rows(self, seed: int, positions: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    def rows(
+        self, seed: int, positions: Sequence[int] | np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Inputs and targets at positions of the endless stream, int32 [len(positions), T] each;
         targets are inputs shifted by one."""
         sources, sequences = locate(self.mixture, seed, np.asarray(positions, np.int64))
-        windows = np.empty((len(sources), self.sequence_length + 1), np.int32)
-        for source in np.unique(sources):
-            inside = sources == source
-            starts = sequences[inside, None] * self.sequence_length
-            windows[inside] = self._tokens[source][starts + np.arange(self.sequence_length + 1)]
-        return np.ascontiguousarray(windows[:, :-1]), np.ascontiguousarray(windows[:, 1:])
+        return gather(self._tokens, sources, sequences, self.sequence_length)
 
-    def num_steps(self, epochs: int, global_batch: int) -> int:
+    def count(self, seed: int, positions: Sequence[int] | np.ndarray) -> dict[str, int]:
+        """Sequences of every source among these positions, by name."""
+        counts = count(self.mixture, seed, np.asarray(positions, np.int64)).tolist()
+        named = dict.fromkeys((report.name for report in self.reports), 0)
+        for report, number in zip(self.reports, counts, strict=True):
+            named[report.name] += number
+        return named
+
+    def num_steps(self, epochs: int, plan: BatchPlan) -> int:
         """Steps that so many epochs last. Raises DataError when they do not fill one batch."""
-        steps = data_steps(epochs, self.mixture.epoch_size, global_batch)
+        steps = plan.num_steps(epochs * self.mixture.epoch_size)
         if steps < 1:
+            without = ", without those that are skipped," if plan.skipped else ""
             raise DataError(
                 ", ".join(report.name for report in self.reports),
-                f"{epochs} x {self.mixture.epoch_size} sequences do not fill one batch of"
-                f" {global_batch}",
+                f"{epochs} x {self.mixture.epoch_size} sequences{without} do not fill one batch of"
+                f" {plan.global_batch(1)}",
                 "add text, raise data.epochs or lower train.global_batch",
             )
         return steps
@@ -110,31 +109,27 @@ def open_dataset(
 
     Tokens are kept in `folder` for later jobs and other workers of the machine; without one they
     are forgotten with the dataset. `data` may hold the model's `vocab_size`, which must then hold
-    the tokenizer's.
+    the tokenizer's, and `eval`, which says what is held out of training: a `share` of every source
+    or `sources` of its own, and how many `sequences` of it are evaluated at most.
     """
     tokenizer = tokenizer_of(data.get("tokenizer", {"kind": "bytes"}))
     _check_vocabulary(tokenizer, data.get("vocab_size"))
-    sources = [source_of(entry) for entry in data["sources"]]
-    opened: list[SourceTokens] = []
+    section = data.get("eval")
+    if section is not None:
+        check_eval(section)
+    listed = [source_of(entry) for entry in data["sources"]]
+    apart = [source_of(entry) for entry in (section or {}).get("sources") or ()]
     with contextlib.ExitStack() as stack:
         if folder is None:
             # The files may go at once: what is mapped stays readable without its name.
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tokens-")))
-        for source in sources:
-            file = tokens_of(source, tokenizer, folder)
-            opened.append(
-                SourceTokens(
-                    source.name, source.weight, file.tokens, file.num_documents, file.sha256
-                )
-            )
-    dataset = TokenDataset(opened, sequence_length, tokenizer.identity)
-    for report in dataset.reports:
-        logger.info(
-            "data source %s: %d documents, %d tokens, %d sequences of %d, weight %g,"
-            " %.1f%% of an epoch",
-            *(report.name, report.documents, report.tokens, report.sequences, sequence_length),
-            *(report.weight, 100 * report.share),
-        )
+        sources: Sequence[SourceTokens] = _opened(listed, tokenizer, folder)
+        others = _opened(apart, tokenizer, folder)
+    held_out = None
+    if section is not None:
+        sources, held_out = _held_out(section, sources, others, tokenizer, sequence_length)
+    dataset = TokenDataset(sources, sequence_length, tokenizer.identity, held_out)
+    _log(dataset)
     return dataset
 
 
@@ -161,16 +156,54 @@ def _check_vocabulary(tokenizer: Tokenizer, vocab_size: int | None) -> None:
         )
 
 
+def _held_out(
+    section: Mapping[str, Any],
+    sources: Sequence[SourceTokens],
+    others: Sequence[SourceTokens],
+    tokenizer: Tokenizer,
+    sequence_length: int,
+) -> tuple[Sequence[SourceTokens], HeldOut]:
+    """What is left of `sources` to train on, and what is held out of them or is all of `others`."""
+    held = [HeldOutSource(other, range(num_sequences(other, sequence_length))) for other in others]
+    if (share := section.get("share")) is not None:
+        end = tokenizer.end_of_document
+        cut = [hold_out(source, share, sequence_length, end) for source in sources]
+        sources, held = [trained for trained, _ in cut], [part for _, part in cut]
+    sizes = tokenizer.bytes_per_token()
+    return sources, HeldOut(held, sequence_length, sizes, section.get("sequences"))
+
+
+def _opened(sources: Sequence[Source], tokenizer: Tokenizer, folder: Path) -> list[SourceTokens]:
+    opened: list[SourceTokens] = []
+    for source in sources:
+        file = tokens_of(source, tokenizer, folder)
+        opened.append(
+            SourceTokens(source.name, source.weight, file.tokens, file.num_documents, file.sha256)
+        )
+    return opened
+
+
+def _log(dataset: TokenDataset) -> None:
+    for report in dataset.reports:
+        logger.info(
+            "data source %s: %d documents, %d tokens, %d sequences of %d, weight %g,"
+            " %.1f%% of an epoch",
+            *(report.name, report.documents, report.tokens, report.sequences),
+            *(dataset.sequence_length, report.weight, 100 * report.share),
+        )
+    if (held_out := dataset.held_out) is not None:
+        for part in held_out.held:
+            logger.info("held out of %s: %d sequences", part.source.name, len(part.sequences))
+        logger.info(
+            "held-out text: %d of %d sequences are evaluated",
+            *(held_out.num_sequences, held_out.num_held_out),
+        )
+
+
 def _mixture(sources: Sequence[SourceTokens], sequence_length: int) -> Mixture:
     sizes, quotas = [], []
     for source in sources:
-        size = (len(source.tokens) - 1) // sequence_length
-        if size < 1:
-            raise DataError(
-                source.name,
-                f"{len(source.tokens)} tokens do not fill one sequence of {sequence_length} + 1",
-                "add text or lower train.sequence_length",
-            )
+        size = num_sequences(source, sequence_length)
         share = quota(source.weight, size)
         if share < 1:
             raise DataError(
@@ -183,11 +216,19 @@ def _mixture(sources: Sequence[SourceTokens], sequence_length: int) -> Mixture:
     return Mixture(tuple(sizes), tuple(quotas))
 
 
-def _digest(sources: Sequence[SourceTokens], sequence_length: int, tokenizer_identity: str) -> str:
-    """Of all that a batch depends on but the seed and the positions."""
-    said = {
+def _digest(
+    sources: Sequence[SourceTokens],
+    sequence_length: int,
+    tokenizer_identity: str,
+    held_out: HeldOut | None,
+) -> str:
+    """Of all that a batch depends on but the seed and the positions, and of what is held out; how
+    many sequences of that are evaluated may change."""
+    said: dict[str, Any] = {
         "tokenizer": tokenizer_identity,
         "sequence_length": sequence_length,
         "sources": [[source.sha256, source.weight] for source in sources],
     }
+    if held_out is not None:
+        said["held_out"] = [[part.source.sha256, part.sequences.start] for part in held_out.held]
     return f"sha256:{hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()}"

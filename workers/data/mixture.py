@@ -42,13 +42,8 @@ def quota(weight: float, num_sequences: int) -> int:
 
 def locate(mixture: Mixture, seed: int, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(sources, sequences in them) at positions >= 0, int64 [len(positions)] each."""
+    epochs, places, sources = _places(mixture, seed, positions)
     ends = np.cumsum(mixture.quotas)
-    epochs, places = np.divmod(positions.astype(np.int64), ends[-1])
-    for epoch in np.unique(epochs):
-        inside = epochs == epoch
-        key = (_EPOCH_ORDER, seed, int(epoch))
-        places[inside] = permute(places[inside], int(ends[-1]), key)
-    sources = np.searchsorted(ends, places, side="right")
     sequences = np.empty_like(places)
     for source in np.unique(sources):
         inside = sources == source
@@ -57,3 +52,23 @@ def locate(mixture: Mixture, seed: int, positions: np.ndarray) -> tuple[np.ndarr
         rounds = (epochs[inside] * share + offsets) % size
         sequences[inside] = permute(rounds, size, (_SOURCE_ORDER, seed, int(source)))
     return sources, sequences
+
+
+def count(mixture: Mixture, seed: int, positions: np.ndarray) -> np.ndarray:
+    """Sequences of every source at positions >= 0, int64 [number of sources]."""
+    _, _, sources = _places(mixture, seed, positions)
+    return np.bincount(sources, minlength=len(mixture.sizes))
+
+
+def _places(
+    mixture: Mixture, seed: int, positions: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(epochs, places in their shuffled order, sources) of positions, int64 each. The sources lie
+    one behind the other in an epoch that is not shuffled."""
+    ends = np.cumsum(mixture.quotas)
+    epochs, places = np.divmod(positions.astype(np.int64), ends[-1])
+    for epoch in np.unique(epochs):
+        inside = epochs == epoch
+        key = (_EPOCH_ORDER, seed, int(epoch))
+        places[inside] = permute(places[inside], int(ends[-1]), key)
+    return epochs, places, np.searchsorted(ends, places, side="right")

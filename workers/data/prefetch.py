@@ -5,10 +5,11 @@ here: one thread owns the devices.
 """
 
 import threading
+from collections.abc import Callable
 
 import numpy as np
 
-from workers.data.batches import slot_positions, step_positions
+from workers.data.batches import BatchPlan, slot_positions
 from workers.data.dataset import TokenDataset
 
 # Two steps ahead hide a hiccup of a whole step time; more would only hold memory.
@@ -21,17 +22,18 @@ class Prefetcher:
     def __init__(
         self,
         dataset: TokenDataset,
+        plan: BatchPlan,
         seed: int,
-        global_batch: int,
         microbatch: int,
-        slots: range,
+        slots: Callable[[int], range],
         first_step: int,
         last_step: int,
         depth: int = _DEPTH,
     ) -> None:
+        """`slots` tells which slots of a step are this pod's; it is called in the background."""
         self._dataset = dataset
+        self._plan = plan
         self._seed = seed
-        self._global_batch = global_batch
         self._microbatch = microbatch
         self._slots = slots
         self._next_step = first_step
@@ -98,10 +100,10 @@ class Prefetcher:
             return None
 
     def _prepare(self, step: int) -> list[SlotArrays]:
-        positions = step_positions(step, self._global_batch)
+        positions = self._plan.positions(step)
         return [
             self._dataset.rows(self._seed, slot_positions(positions, slot, self._microbatch))
-            for slot in self._slots
+            for slot in self._slots(step)
         ]
 
     def _fail(self, error: Exception) -> None:

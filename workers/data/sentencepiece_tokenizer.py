@@ -15,7 +15,8 @@ logger = logging.getLogger(__name__)
 
 # Characters that the library keeps for itself: it writes spaces as U+2581 and reads them back as
 # spaces, wherever they came from.
-_RESERVED = re.compile("(\u2581+)".encode())
+_SPACE = "\u2581"
+_RESERVED = re.compile(f"({_SPACE}+)".encode())
 
 
 class SentencePieceTokenizer:
@@ -65,6 +66,18 @@ class SentencePieceTokenizer:
         """Raises IndexError for ids that the model does not have."""
         text = tokens[tokens != self.end_of_document]
         return self._processor.decode(text.tolist())
+
+    def bytes_per_token(self) -> np.ndarray:
+        """int32 [vocab_size]; adds up to the bytes of a document where nothing is lost, and the
+        unknown piece, for which what is lost is not known, counts 0."""
+        return np.array([self._num_bytes(token) for token in range(self.vocab_size)], np.int32)
+
+    def _num_bytes(self, token: int) -> int:
+        if self._processor.is_control(token) or self._processor.is_unknown(token):
+            return 0
+        if self._processor.is_byte(token):
+            return 1
+        return len(self._processor.id_to_piece(token).replace(_SPACE, " ").encode())
 
     def _ids(self, document: bytes) -> np.ndarray:
         return self._processor.encode(document, return_type="numpy")

@@ -36,6 +36,11 @@ class Tokenizer(Protocol):
         """Text of the ids; nothing stands for the ends of documents."""
         ...
 
+    def bytes_per_token(self) -> np.ndarray:
+        """UTF-8 bytes of the text that every id stands for, int32 [vocab_size]; 0 for the end of a
+        document."""
+        ...
+
 
 class ByteTokenizer:
     """Bytes as they are, and one more id for the end of a document. Loses nothing."""
@@ -52,3 +57,8 @@ class ByteTokenizer:
         """A document that was cut inside a character shows U+FFFD there."""
         is_byte = tokens != self.end_of_document
         return tokens[is_byte].astype(np.uint8).tobytes().decode("utf-8", errors="replace")
+
+    def bytes_per_token(self) -> np.ndarray:
+        sizes = np.ones(self.vocab_size, np.int32)
+        sizes[self.end_of_document] = 0
+        return sizes

@@ -144,7 +144,7 @@ async def test_promtool_finds_nothing_to_complain_about(controller: Rig) -> None
 
 def written(step: int, error: str = "") -> events.CheckpointWritten:
     host = HostRef("pod-0", 0, "a")
-    return events.CheckpointWritten(host, Assignment("job-1", 1), step, "", 10, 2.0, 0.02, error)
+    return events.CheckpointWritten(host, Assignment("job-1", 1), step, "", 10, 2.0, 0.02, 0, error)
 
 
 def test_checkpoints_are_measured_until_the_job_is_forgotten() -> None:

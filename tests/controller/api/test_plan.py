@@ -7,6 +7,7 @@ import pytest
 from controller.api.plan import plan_document
 from controller.api.spec import Spec
 from controller.core.cluster import Pod
+from model import config
 from tests.controller.rig import SPEC, Rig
 
 PALM_540B = {
@@ -15,7 +16,7 @@ PALM_540B = {
     "train": {
         "steps": 255_000,
         "global_batch": [[0, 512], [50_000, 1024], [115_000, 2048]],
-        "microbatch": 1024,
+        "microbatch": 256,
         "sequence_length": 2048,
     },
     "placement": {"pods": 2, "mesh": {"data": 256, "model": 12}},
@@ -41,7 +42,7 @@ async def test_palm_is_planned_over_rest_though_it_cannot_run_here(controller: R
     assert plan["days"] == pytest.approx(37.9, abs=0.1)
     assert plan["tokens_per_step"] == 2048 * 2048
     assert plan["device_memory_bytes"] == 32 << 30
-    assert codes(plan) == ["NotAvailable", "NotAvailable"]
+    assert codes(plan) == ["NotAvailable"]
     refused = await controller.http.post("/api/v1/jobs:validate", json=PALM_540B)
     assert refused.status_code == 422
 
@@ -77,3 +78,9 @@ def test_pod_that_forms_is_counted_on_and_a_lost_one_is_not() -> None:
     assert "DoesNotFit" not in codes(plan_document(spec, [forming, Pod("pod-1", 1)]))
     (warning,) = plan_document(spec, [forming, lost])["warnings"]
     assert warning["message"] == "needs 2 pods of 1 device; there are: pod-0 of 0"
+
+
+def test_a_plan_carries_what_the_lowerer_takes() -> None:
+    request = planned()["program_request"]
+    assert request["mesh"] == {"data": 256, "model": 12}
+    assert config.problems(request) == []

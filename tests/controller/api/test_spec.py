@@ -14,6 +14,8 @@ from controller.api.documents import parse_json, parse_yaml
 from controller.api.problems import ApiProblem, SpecProblem
 from controller.api.spec import Spec
 from controller.api.validation import validate
+from controller.core.batch import BatchPhase
+from controller.core.spikes import SpikePolicy
 from tests.controller.rig import SPEC, spec
 
 
@@ -150,9 +152,6 @@ def test_a_mistake_is_named(document: Any, pointer: str, code: str, words: str) 
         (spec(exchange={"dtype": "int8"}), "/exchange/dtype"),
         (spec(exchange={"overlap": True}), "/exchange/overlap"),
         (spec(exchange={"reproducible": False}), "/exchange/reproducible"),
-        (spec(train={"global_batch": [[0, 16], [100, 32]]}), "/train/global_batch"),
-        (spec(train={"eval": {"every": 5}}), "/train/eval"),
-        (spec(train={"spikes": {}}), "/train/spikes"),
         (spec(placement={"on_pod_loss": "wait"}), "/placement/on_pod_loss"),
         (spec(placement={"on_pod_loss": "shrink"}), "/placement/on_pod_loss"),
         (spec(placement={"wait_timeout": "10m"}), "/placement/wait_timeout"),
@@ -279,7 +278,7 @@ def test_deep_and_long_texts_are_refused_quickly(text: str, parse: Any) -> None:
 
 def test_conversion_writes_everything_out() -> None:
     converted = job_spec(check(SPEC), "the text")
-    assert (converted.num_slots, converted.tokens_per_step) == (4, 4096)
+    assert (converted.phases, converted.tokens_of(1)) == ((BatchPhase(1, 4),), 4096)
     assert (converted.min_pods, converted.max_pods, converted.devices_per_pod) == (2, 2, 1)
     assert converted.compute_dtype == "float32"
     request = json.loads(converted.program_request)
@@ -305,3 +304,48 @@ def test_sources_without_a_name_get_one() -> None:
     document = spec(data={"sources": [{"kind": "text", "paths": ["python-stdlib:*.py"]}]})
     sources = json.loads(job_spec(check(document), "").data)["sources"]
     assert sources[0]["name"] == "source-0"
+
+
+@pytest.mark.parametrize(
+    ("train", "pointer", "says"),
+    [
+        ({"global_batch": [[5, 16]]}, "/train/global_batch/0/0", "nothing before it"),
+        ({"global_batch": [[0, 16], [0, 32]]}, "/train/global_batch/1/0", "does not come after 0"),
+        ({"global_batch": [[0, 16], [9, 30]]}, "/train/global_batch/1/1", "not divisible"),
+        ({"global_batch": [[0, 4], [9, 16]]}, "/placement/pods", "cannot be cut over 2 pods"),
+        ({"eval": {}}, "/train/eval", "says not what to evaluate on"),
+        ({"eval": {"share": 0.1, "sources": SPEC["data"]["sources"]}}, "/train/eval", "both given"),
+        ({"eval": {"share": 0.1, "sequences": 2}}, "/train/eval/sequences", "do not fill"),
+        ({"eval": {"share": 1.5}}, "/train/eval/share", "less than 1"),
+        ({"spikes": {}}, "/train/spikes", "writes none"),
+    ],
+)
+def test_rules_of_training_are_told_with_their_place(
+    train: dict[str, Any], pointer: str, says: str
+) -> None:
+    problem = problems(spec(train=train))[pointer]
+    assert says in problem.detail
+    assert problem.hint
+
+
+def test_the_best_checkpoint_needs_an_evaluation() -> None:
+    found = problems(spec(checkpoint={"keep_best": True}))
+    assert "lowest held-out loss" in found["/checkpoint/keep_best"].detail
+
+
+def test_conversion_of_a_recipe_reaches_the_core_and_the_hosts() -> None:
+    document = spec(
+        train={
+            "global_batch": [[0, 16], [100, 32]],
+            "eval": {"every": 20, "share": 0.05, "sequences": 8},
+            "spikes": {"rewind_steps": 40},
+        },
+        checkpoint={"every": 10, "keep_every": 50, "keep_best": True},
+    )
+    converted = job_spec(check(document), "the text")
+    assert converted.phases == (BatchPhase(1, 4), BatchPhase(101, 8))
+    assert converted.evaluate_every == 20
+    assert json.loads(converted.data)["eval"] == {"share": 0.05, "sequences": 8}
+    assert converted.spikes == SpikePolicy(10.0, 64, 40, 200, 3)
+    kept = (converted.checkpoint_keep, converted.checkpoint_keep_every)
+    assert kept == (3, 50) and converted.checkpoint_keep_best

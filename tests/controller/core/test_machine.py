@@ -65,13 +65,14 @@ def test_program_lowered_is_prepared_on_every_host_with_its_place() -> None:
     ]
     assert {order.members for order in prepared} == {
         (
-            commands.GangAddress("pod-0", 0, 2, ("pod-0:0", "pod-0:1")),
-            commands.GangAddress("pod-1", 2, 4, ("pod-1:0", "pod-1:1")),
+            commands.GangAddress("pod-0", ("pod-0:0", "pod-0:1")),
+            commands.GangAddress("pod-1", ("pod-1:0", "pod-1:1")),
         )
     }
     order = prepared[0]
+    assert order.phases == (commands.SlotPhase(1, 4, ((0, 2), (2, 4))),)
     assert (order.seed, order.data, order.digest_every) == (7, '{"sources": []}', 3)
-    assert (order.num_slots, order.target_steps, order.bundle_digest) == (4, 4, PROGRAM.digest)
+    assert (order.target_steps, order.bundle_digest) == (4, PROGRAM.digest)
     assert world.job().program == PROGRAM
 
 
@@ -164,14 +165,33 @@ def test_data_that_lasts_or_is_not_used_starts_the_job(data_steps: int) -> None:
     assert world.job().state is JobState.RUNNING
 
 
-def test_data_that_runs_out_fails_the_job_with_both_numbers() -> None:
+def test_a_job_ends_at_the_last_full_batch_of_its_data_and_says_so() -> None:
     world = two_pods()
     world.submit(steps=4)
     world.lower()
-    world.ready(ref("pod-1"), data_steps=3)
-    assert world.job().reason.code == "DataExhausted"
-    assert "3 steps" in world.job().reason.message and "wants 4" in world.job().reason.message
-    assert [order.host.pod for order in world.ordered(commands.StopHost)] == ["pod-0", "pod-1"]
+    for host in world.hosts():
+        world.ready(host, data_steps=3)
+    (short, _) = world.outcome.entries
+    assert (short.kind, short.data) == ("job.data_is_short", {"step": 3})
+    assert "3 of the 4 steps" in short.message
+    assert {grant.last_step for grant in world.ordered(commands.GrantWindow)} == {3}
+    for host in world.hosts():
+        world.apply(host, [1, 2, 3])
+    assert world.job().state is JobState.SUCCEEDED
+    assert world.job().reason.message == "3 of 4 steps applied; the data ended"
+
+
+def test_data_that_changed_since_the_job_began_fails_it() -> None:
+    world = two_pods()
+    world.start()
+    world.restart([world.job()])
+    world.pod_joins("pod-0", incarnation="b")
+    world.pod_joins("pod-1", incarnation="b")
+    world.lower()
+    for host in world.hosts():
+        world.ready(host, digest="other")
+    assert world.job().reason.code == "DataChanged"
+    assert "has digest other and had d" in world.job().reason.message
 
 
 def test_data_that_differs_fails_the_job_and_names_who_holds_what() -> None:
@@ -181,7 +201,9 @@ def test_data_that_differs_fails_the_job_and_names_who_holds_what() -> None:
     world.ready(ref("pod-1"), digest="two")
     world.ready(ref("pod-0"), digest="one")
     assert world.job().reason == Reason(
-        "DataDiffers", "hosts hold different data: host 0 of pod-0 one, host 0 of pod-1 two"
+        "DataDiffers",
+        "hosts hold different data: host 0 of pod-0 one, host 0 of pod-1 two; "
+        "give all of them the same files",
     )
 
 
@@ -214,12 +236,13 @@ def test_job_succeeds_when_the_last_pod_has_applied_the_last_step() -> None:
     assert world.state.pods["pod-1"].assignment is None
 
 
-def test_job_whose_loss_is_no_number_goes_on() -> None:
+def test_a_loss_that_is_no_number_ends_a_job_without_a_policy() -> None:
     world = two_pods()
     world.start(steps=4)
     for host in world.hosts():
         world.apply(host, [1], loss=math.nan)
-    assert world.job().state is JobState.RUNNING
+    assert world.job().reason.code == "NotFinite"
+    assert "step 1: the loss is nan; without train.spikes" in world.job().reason.message
 
 
 def test_divergence_fails_the_job_and_keeps_the_steps() -> None:

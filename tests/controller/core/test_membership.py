@@ -380,7 +380,7 @@ def test_lost_pod_that_comes_back_is_used_as_usual() -> None:
     assert world.state.pods["pod-1"].state is PodState.FORMING
     assert world.job("job-1").reason.code == "WaitingForPods"
     world.happens(events.HostInventoried(ref("pod-1", incarnation="b"), inventory()))
-    assert [member.pod for member in world.job("job-1").gang] == ["pod-0", "pod-1"]
+    assert list(world.job("job-1").gang) == ["pod-0", "pod-1"]
 
 
 def test_every_host_that_comes_or_takes_stock_gives_a_pod_more_time() -> None:

@@ -24,7 +24,7 @@ def saving(**fields: object) -> World:
 def writes(world: World, host: HostRef, step: int, *, sha: str = SHA, error: str = "") -> None:
     world.happens(
         events.CheckpointWritten(
-            host, world.assignment(), step, sha, 0 if error else 10, 1.0, 0.1, error
+            host, world.assignment(), step, sha, 0 if error else 10, 1.0, 0.1, 4 * step, error
         )
     )
 
@@ -43,6 +43,10 @@ def saves(world: World, step: int) -> None:
 def applies(world: World, *steps: int) -> None:
     for host in world.hosts():
         world.apply(host, steps)
+
+
+def at(step: int) -> commands.CheckpointPlace:
+    return commands.CheckpointPlace("job-1", "/shared", commands.CheckpointId(step, 1))
 
 
 def steps_on_disk(world: World) -> list[int]:
@@ -72,7 +76,7 @@ def test_the_last_share_makes_the_first_lead_publish() -> None:
     publishes(world, 2)
     assert world.noted() == ["checkpoint.published"]
     (saved,) = world.job().checkpoints.saved
-    assert saved == Saved(2, 1, SHA, 20, world.now)
+    assert saved == Saved(2, 1, SHA, 20, world.now, 8)
 
 
 def test_a_job_ends_after_its_last_checkpoint() -> None:
@@ -198,13 +202,13 @@ def test_a_failed_job_is_retried_from_its_newest_checkpoint() -> None:
         world.happens(events.RetryRequested(failed, "me"))
     world.lower()
     restores = {order.restore for order in world.ordered(commands.PrepareHost)}
-    assert restores == {commands.CheckpointId(2, 1)}
+    assert restores == {at(2)}
 
 
 def restarted(*steps: int, generation: int = 1) -> World:
     """A controller that was restarted finds a job with checkpoints, and admits it again."""
     world = saving()
-    saved = tuple(Saved(step, generation, SHA, 20, 0.0) for step in steps)
+    saved = tuple(Saved(step, generation, SHA, 20, 0.0, 4 * step) for step in steps)
     job = dataclasses.replace(
         world.job(), state=JobState.PENDING, checkpoints=Checkpoints(saved), progress=None, gang=()
     )
@@ -217,7 +221,7 @@ def restarted(*steps: int, generation: int = 1) -> World:
 def test_a_job_goes_on_after_its_newest_checkpoint() -> None:
     world = restarted(1, 2)
     orders = world.ordered(commands.PrepareHost)
-    assert [order.restore for order in orders] == [commands.CheckpointId(2, 1)] * 2
+    assert [order.restore for order in orders] == [at(2)] * 2
     for host in world.hosts():
         world.ready(host)
     progress = world.job().progress
@@ -255,19 +259,19 @@ def test_a_damaged_checkpoint_is_passed_over(steps: tuple[int, ...]) -> None:
         world.release(host, old)
     assert world.job().state is JobState.ADMITTED
     world.lower()
-    expected = commands.CheckpointId(1, 1) if len(steps) > 1 else None
+    expected = at(1) if len(steps) > 1 else None
     assert [order.restore for order in world.ordered(commands.PrepareHost)] == [expected] * 2
 
 
 def test_parts_are_complete_when_every_pod_has_one() -> None:
-    part = Part(SHA, 1)
+    part = Part(SHA, 1, 8)
     checkpoints = Checkpoints().with_part(2, "a", part).with_part(4, "a", part)
     assert complete(checkpoints, 2, ["a", "b"]) is None
     assert complete(checkpoints.with_part(2, "b", part), 2, ["b", "a"]) == [part, part]
-    saved = Saved(2, 1, SHA, 2, 0.0)
+    saved = Saved(2, 1, SHA, 2, 0.0, 8)
     published = checkpoints.published(saved)
     assert (published.newest, published.concluded, list(published.under_way)) == (saved, 2, [4])
     assert published.begun_anew() == Checkpoints((saved,))
-    assert superfluous(published, 1) == ()
-    assert superfluous(published, 0) == (saved,)
+    assert superfluous(published, 1, 0, False) == []
+    assert superfluous(published, 0, 0, False) == [saved]
     assert published.discarded([saved]).newest is None

@@ -23,12 +23,13 @@ MORE_JOB_FIELDS = {
     "checkpoints",
     *("admitted_at", "bundle", "eta_seconds", "exposed_seconds", "link_bytes", "loss_is_finite"),
     "parameters",
+    *("evaluation", "rewinds", "skipped"),
 }
 
 STEP_FIELDS = {
     *("step", "time", "generation", "loss", "grad_norm", "learning_rate", "tokens", "seconds"),
     *("compute_seconds", "exchange_seconds", "exposed_seconds", "data_wait_seconds", "mfu"),
-    *("link_bytes", "digests"),
+    *("link_bytes", "digests", "pause_seconds", "batch_tokens"),
 }
 
 

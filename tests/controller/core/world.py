@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from controller.core import commands, events, machine
+from controller.core.batch import BatchPhase
 from controller.core.cluster import Assignment, HostRef, Inventory
 from controller.core.job import Job, JobSpec, JobState
 from controller.core.liveness import LivenessPolicy
@@ -29,8 +30,9 @@ def spec(**fields: Any) -> JobSpec:
         **{
             "name": "tiny",
             "steps": 4,
-            "num_slots": 4,
-            "tokens_per_step": 1024,
+            "phases": (BatchPhase(1, 4),),
+            "microbatch": 1,
+            "sequence_length": 256,
             "digest_every": 2,
             "seed": 0,
             "min_pods": 2,
@@ -79,6 +81,7 @@ def record(step: int, **fields: Any) -> StepRecord:
             "exchange_seconds": 0.2,
             "exposed_seconds": 0.1,
             "data_wait_seconds": 0.0,
+            "pause_seconds": 0.0,
             "link_bytes": 100,
             **fields,
         }
@@ -123,8 +126,8 @@ class World:
         """Attached hosts of the job's gang."""
         return [
             host.ref
-            for member in self.state.jobs[job_id].gang
-            for _, host in sorted(self.state.pods[member.pod].hosts.items())
+            for pod in self.state.jobs[job_id].gang
+            for _, host in sorted(self.state.pods[pod].hosts.items())
         ]
 
     def passes(self, seconds: float, *, heard: bool = True) -> Outcome:
@@ -182,6 +185,7 @@ class World:
         """Another controller takes over; it knows of a job what the store does."""
         self.state = State()
         kept = {"id", "spec", "state", "reason", "created_at", "attempt", "generation"}
+        kept |= {"checkpoints", "skipped", "rewinds", "data_digest"}
         of_a_cancel = {"admitted_at", "started_at", "progress"}
         for job in jobs:
             known = kept | (of_a_cancel if job.state is JobState.CANCELLING else set())

@@ -80,6 +80,44 @@ async def test_a_job_page_draws_and_extends_its_curves(controller: Rig) -> None:
         await expect(page.locator("#pods")).to_contain_text("hold the same bits at step 10")
 
 
+async def test_a_plan_follows_the_spec_without_a_new_page(controller: Rig) -> None:
+    async with browsing(controller) as page:
+        await page.goto("/plan")
+        text = await page.locator("#spec").input_value()
+        await page.locator("#spec").fill(text.replace("{data: 256, model: 12}", "{data: 8}"))
+        await page.locator("#spec").press("Control+Enter")
+        await expect(page.locator("#planning")).to_have_text("Planned.")
+        await expect(page.locator("#memory")).to_contain_text("Does not fit")
+        await expect(page.locator("#memory svg .part-limit").first).to_be_visible()
+        await expect(page.locator("[aria-current]")).to_have_count(1)  # where one is, no example
+
+
+async def test_a_mistake_in_a_spec_leads_to_its_line(controller: Rig) -> None:
+    async with browsing(controller) as page:
+        await page.goto("/plan?example=palm-tiny")
+        text = await page.locator("#spec").input_value()
+        await page.locator("#spec").fill(text.replace("  steps:", "  stepz:"))
+        await page.get_by_role("button", name="Plan").click()
+        wrong = page.locator("#answer li", has_text="/train/stepz")
+        await wrong.get_by_role("link").press("Enter")
+        selected = "(t => t.value.slice(t.selectionStart, t.selectionEnd))(document.activeElement)"
+        assert await page.evaluate(selected) == "  stepz: 120"
+        await expect(page.locator("#spec")).to_have_attribute("aria-invalid", "true")
+        await page.locator("#spec").fill(text)
+        await page.get_by_role("button", name="Plan").click()
+        await expect(page.locator("#memory")).to_contain_text("Needs")
+        assert await page.locator("#spec").get_attribute("aria-invalid") is None
+
+
+async def test_a_plan_fits_a_phone_and_comes_into_sight(controller: Rig) -> None:
+    async with browsing(controller, width=390) as page:
+        await page.goto("/plan")
+        assert await page.evaluate("document.documentElement.scrollWidth") <= 390
+        await page.get_by_role("button", name="Plan").click()
+        await expect(page.locator("#planning")).to_have_text("Planned.")
+        await expect(page.locator("#answer .tiles")).to_be_in_viewport()
+
+
 @pytest.mark.parametrize("path", ["/", "/jobs/"])
 async def test_pages_fit_a_phone(controller: Rig, path: str) -> None:
     job_id = await running(controller)

@@ -9,6 +9,7 @@ import pytest
 
 from controller.core import commands, events
 from controller.core.cluster import Assignment, Traffic
+from controller.core.evaluation import Part
 from controller.core.step import StepRecord
 from controller.runtime import codec
 from protos import control_pb2 as pb
@@ -29,6 +30,7 @@ APPLIED = pb.StepsApplied(
     exchange_seconds=[0.5, 0.75],
     exposed_seconds=[0.25, 0.5],
     data_wait_seconds=[0.0625, 2.0],
+    pause_seconds=[0.125, 0.0],
     link_bytes=[1 << 40, 8],
     digests=[pb.StateDigest(step=8, sha256=bytes(range(32)))],
 )
@@ -90,7 +92,13 @@ EVENTS = {
             num_bytes=9,
             seconds=2.0,
             stall_seconds=0.5,
+            data_position=800,
             error="full",
+        )
+    ),
+    "evaluated": pb.HostEvent(
+        evaluated=pb.Evaluated(
+            job="job-1", generation=3, step=50, losses=[2.0, 2.5], num_tokens=64, num_bytes=200
         )
     ),
     "checkpoint_published": pb.HostEvent(
@@ -124,6 +132,7 @@ def test_every_event_but_hello_is_decoded() -> None:
     assert {type(event).__name__ for event in decoded.values()} == {
         *("HostInventoried", "HostHeard", "ProgramReady", "StepsApplied", "JobFaulted"),
         *("JobReleased", "CheckpointWritten", "CheckpointPublished", "RestoreFailed"),
+        "Evaluated",
     }
     assert all(event.host == HOST for event in decoded.values())  # type: ignore[union-attr]
 
@@ -169,10 +178,13 @@ def test_reports_of_a_job_carry_its_generation() -> None:
     )
     assert codec.decode_event(HOST, EVENTS["job_released"]) == events.JobReleased(HOST, JOB, 7)
     assert codec.decode_event(HOST, EVENTS["checkpoint_written"]) == events.CheckpointWritten(
-        HOST, JOB, 50, bytes(range(32)).hex(), 9, 2.0, 0.5, "full"
+        HOST, JOB, 50, bytes(range(32)).hex(), 9, 2.0, 0.5, 800, "full"
     )
     assert codec.decode_event(HOST, EVENTS["checkpoint_published"]) == events.CheckpointPublished(
         HOST, JOB, 50, "x"
+    )
+    assert codec.decode_event(HOST, EVENTS["evaluated"]) == events.Evaluated(
+        HOST, JOB, 50, Part((2.0, 2.5), 64, 200)
     )
     assert codec.decode_event(HOST, EVENTS["restore_failed"]) == events.RestoreFailed(
         HOST, JOB, "damaged"
@@ -186,8 +198,10 @@ def test_step_records_are_rows_of_the_columns() -> None:
         HOST,
         JOB,
         (
-            StepRecord(7, 1.5, 2.25, 0.5, 0.125, 1.0, 0.6875, 0.5, 0.25, 0.0625, 1 << 40, ""),
-            StepRecord(8, 2.5, 2.0, 0.25, 0.125, 2.0, 0.0, 0.75, 0.5, 2.0, 8, digest),
+            StepRecord(
+                7, 1.5, 2.25, 0.5, 0.125, 1.0, 0.5625, 0.5, 0.25, 0.0625, 0.125, 1 << 40, ""
+            ),
+            StepRecord(8, 2.5, 2.0, 0.25, 0.125, 2.0, 0.0, 0.75, 0.5, 2.0, 0.0, 8, digest),
         ),
     )
 
@@ -228,21 +242,28 @@ ORDERS: dict[str, commands.Command] = {
         assignment=JOB,
         bundle_digest="sha256:ab",
         members=(
-            commands.GangAddress("pod-0", 0, 2, ("a:1", "a:2")),
-            commands.GangAddress("pod-1", 2, 4, ("b:1", "b:2")),
+            commands.GangAddress("pod-0", ("a:1", "a:2")),
+            commands.GangAddress("pod-1", ("b:1", "b:2")),
         ),
         member_index=1,
-        num_slots=4,
+        phases=(
+            commands.SlotPhase(1, 4, ((0, 2), (2, 4))),
+            commands.SlotPhase(101, 8, ((0, 4), (4, 8))),
+        ),
         seed=5,
         data='{"sources": []}',
+        skipped=((40, 80),),
         digest_every=10,
         target_steps=200,
         checkpoint_every=50,
         checkpoint_directory="/checkpoints",
-        restore=commands.CheckpointId(100, 2),
+        evaluate_every=25,
+        restore=commands.CheckpointPlace("job-0", "/other", commands.CheckpointId(100, 2)),
     ),
     "save_checkpoint": commands.SaveCheckpoint(HOST, JOB, 65),
-    "publish_checkpoint": commands.PublishCheckpoint(HOST, JOB, "/c", 50, 2, "ab" * 32),
+    "publish_checkpoint": commands.PublishCheckpoint(
+        HOST, JOB, "/c", 50, 2, "ab" * 32, 800, ((40, 80),)
+    ),
     "remove_checkpoint": commands.RemoveCheckpoint(HOST, JOB, "/c", commands.CheckpointId(50, 2)),
     "grant_window": commands.GrantWindow(HOST, JOB, 64),
     "stop_job": commands.StopHost(HOST, JOB, "cancelled"),
@@ -276,13 +297,15 @@ def test_order_to_prepare_fills_every_field() -> None:
         field.name for field in pb.PrepareJob.DESCRIPTOR.fields
     }
     assert (message.job, message.generation, message.bundle_digest) == ("job-1", 3, "sha256:ab")
-    assert (message.member_index, message.num_slots, message.seed) == (1, 4, 5)
+    assert (message.member_index, message.seed, message.evaluate_every_steps) == (1, 5, 25)
+    assert [(p.first_step, p.num_slots) for p in message.phases] == [(1, 4), (101, 8)]
+    assert [(slots.first, slots.end) for slots in message.phases[1].slots] == [(0, 4), (4, 8)]
+    assert [(part.first, part.end) for part in message.skipped] == [(40, 80)]
+    place = message.restore
+    assert (place.job, place.directory, place.step, place.generation) == ("job-0", "/other", 100, 2)
     assert (message.data_json, message.digest_every_steps) == ('{"sources": []}', 10)
     assert message.target_steps == 200
-    assert [(m.pod, m.first_slot, m.end_slot) for m in message.members] == [
-        ("pod-0", 0, 2),
-        ("pod-1", 2, 4),
-    ]
+    assert [member.pod for member in message.members] == ["pod-0", "pod-1"]
     assert list(message.members[1].link_addresses) == ["b:1", "b:2"]
 
 

@@ -421,7 +421,7 @@ async def test_reload_finishes_a_cancel_without_steps_of_an_earlier_attempt(stor
         await _pod(second)
         await second.ask(events.ProgramLowered(again, PROGRAM))
         await second.ask(events.ProgramReady(ref("pod-0"), again, 1.0, 0.5, "d", 1000))
-        one = (record(1, loss=math.nan),)
+        one = (record(1, grad_norm=math.nan),)
         await second.ask(events.StepsApplied(ref("pod-0"), again, one))
         await second.ask(events.CancelRequested("job-1", "ada"))
     third = _loop(store, Observed())
@@ -430,4 +430,4 @@ async def test_reload_finishes_a_cancel_without_steps_of_an_earlier_attempt(stor
         await _pod(third)
     document = store.job_document("job-1")
     assert document is not None and document["state"] == "CANCELLED"
-    assert (document["step"], document["loss"], document["loss_is_finite"]) == (1, None, False)
+    assert (document["step"], document["loss"], document["loss_is_finite"]) == (1, 5.0, True)

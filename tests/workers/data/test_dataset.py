@@ -1,6 +1,8 @@
 """Documents are packed without loss, and each token is predicted as often as the weight says."""
 
 import logging
+import math
+from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.data.batches import slot_positions, step_positions
-from workers.data.dataset import SourceReport, SourceTokens, TokenDataset, open_dataset
+from tests.workers.data.batch_plans import plans
+from workers.data.batches import BatchPlan, slot_positions
+from workers.data.dataset import SourceReport, TokenDataset, open_dataset
 from workers.data.errors import DataError
+from workers.data.packing import SourceTokens
 from workers.data.tokenizer import ByteTokenizer
 
 
@@ -75,7 +79,7 @@ def test_pods_of_any_cut_hold_the_whole_batch_together(
     microbatch: int, num_slots: int, step: int, cuts: set[int]
 ) -> None:
     dataset = TokenDataset(numbered(301, 207, weights=(1.5, 0.7)), 10, "test")
-    positions = step_positions(step, microbatch * num_slots)
+    positions = BatchPlan(((1, microbatch * num_slots),)).positions(step)
     whole, _ = dataset.rows(5, positions)
     bounds = sorted({0, num_slots, *(cut for cut in cuts if cut < num_slots)})
     parts = [
@@ -88,9 +92,10 @@ def test_pods_of_any_cut_hold_the_whole_batch_together(
 
 def test_steps_may_cross_epochs_and_data_lasts_to_the_last_whole_batch() -> None:
     dataset = TokenDataset(numbered(101), 10, "test")
-    steps = dataset.num_steps(epochs=3, global_batch=4)
+    plan = BatchPlan(((1, 4),))
+    steps = dataset.num_steps(3, plan)
     assert steps == 30 // 4
-    read = [dataset.rows(0, step_positions(step, 4))[0][:, 0] for step in range(1, steps + 1)]
+    read = [dataset.rows(0, plan.positions(step))[0][:, 0] for step in range(1, steps + 1)]
     seen = np.bincount(np.concatenate(read) // 10, minlength=10)
     assert seen.sum() == 28
     assert seen.min() >= 2
@@ -100,7 +105,66 @@ def test_steps_may_cross_epochs_and_data_lasts_to_the_last_whole_batch() -> None
 def test_data_that_does_not_fill_a_batch_is_an_error_with_the_numbers() -> None:
     dataset = TokenDataset(numbered(101), 10, "test")
     with pytest.raises(DataError, match="'s0': 2 x 10 sequences do not fill one batch of 32"):
-        dataset.num_steps(epochs=2, global_batch=32)
+        dataset.num_steps(2, BatchPlan(((1, 32), (2, 16))))
+    skipping = BatchPlan(((1, 16),), ((3, 8),))
+    with pytest.raises(
+        DataError, match=r"2 x 10 sequences, without those .* skipped, .* batch of 16"
+    ):
+        dataset.num_steps(2, skipping)
+    assert dataset.num_steps(3, skipping) == 1
+
+
+@settings(deadline=None)
+@given(draw=st.data(), seed=st.integers(0, 2**32 - 1))
+def test_one_epoch_trains_on_each_position_that_is_not_skipped_once_whatever_the_plan_and_pods(
+    draw: st.DataObject, seed: int
+) -> None:
+    sizes = draw.draw(st.lists(st.integers(1, 40), min_size=1, max_size=3))
+    weights = tuple(draw.draw(st.sampled_from([1.0, 0.5, 2.0, 1.7])) for _ in sizes)
+    if not all(round(w * n) for w, n in zip(weights, sizes, strict=True)):
+        weights = tuple(1.0 for _ in sizes)
+    dataset = TokenDataset(numbered(*(10 * n + 1 for n in sizes), weights=weights), 10, "test")
+    size = dataset.mixture.epoch_size
+    plan = draw.draw(plans(microbatch=2, limit=size))
+
+    trained: list[np.ndarray] = []
+    sequences: list[np.ndarray] = []
+    step = 0
+    while plan.end(step) < size:
+        step += 1
+        positions, num_slots = plan.positions(step), plan.global_batch(step) // 2
+        num_pods = draw.draw(st.integers(1, num_slots))
+        for pod in range(num_pods):
+            first, end = pod * num_slots // num_pods, (pod + 1) * num_slots // num_pods
+            for slot in range(first, end):
+                mine = slot_positions(positions, slot, 2)
+                inside = mine < size
+                trained.append(mine[inside])
+                sequences.append(dataset.rows(seed, mine)[0][inside, 0])
+    kept = [p for p in range(size) if not any(f <= p < e for f, e in plan.skipped)]
+    assert np.concatenate([[], *trained]).tolist() == kept
+
+    times = Counter(np.concatenate([[], *sequences]).astype(int).tolist())
+    skipped = sorted({*range(size)} - {*kept})
+    times.update(dataset.rows(seed, skipped)[0][:, 0].tolist())
+    for source, (number, weight) in enumerate(zip(sizes, weights, strict=True)):
+        seen = [times.pop(10_000 * source + 10 * sequence, 0) for sequence in range(number)]
+        assert sum(seen) == round(weight * number)
+        assert {*seen} <= {math.floor(weight), math.ceil(weight)}
+    assert not times
+
+
+@settings(deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), positions=st.lists(st.integers(0, 500), max_size=40))
+def test_count_tells_the_sequences_of_every_source(seed: int, positions: list[int]) -> None:
+    dataset = TokenDataset(numbered(301, 207, weights=(1.5, 0.7)), 10, "test")
+    sources = (dataset.rows(seed, positions)[0][:, 0] // 10_000).tolist()
+    assert dataset.count(seed, positions) == {"s0": sources.count(0), "s1": sources.count(1)}
+
+
+def test_count_of_an_epoch_is_what_the_weights_say() -> None:
+    dataset = TokenDataset(numbered(301, 207, weights=(1.5, 0.7)), 10, "test")
+    assert dataset.count(3, range(dataset.mixture.epoch_size)) == {"s0": 45, "s1": 14}
 
 
 def test_documents_end_with_end_of_document_and_decode_to_themselves(tmp_path: Path) -> None:
@@ -139,6 +203,27 @@ def test_source_that_changed_gives_another_digest(tmp_path: Path) -> None:
     before = open_dataset(data(f"{tmp_path}/a"), 2, tmp_path / "cache").digest
     (tmp_path / "a").write_text("aftera")
     assert open_dataset(data(f"{tmp_path}/a"), 2, tmp_path / "cache").digest != before
+
+
+def test_digest_covers_what_is_held_out_and_not_how_much_of_it_is_evaluated(
+    tmp_path: Path,
+) -> None:
+    for name, content in (("a", "0123456789" * 10), ("b", "held out"), ("c", "held oUt")):
+        (tmp_path / name).write_text(content)
+
+    def digest(**section: Any) -> str:
+        more = {"eval": section} if section else {}
+        return open_dataset({**data(f"{tmp_path}/a"), **more}, 2).digest
+
+    def apart(name: str) -> Any:
+        return data(f"{tmp_path}/{name}")["sources"]
+
+    different = [digest(), digest(share=0.1), digest(share=0.2), digest(sources=apart("a"))]
+    different += [digest(sources=apart("b")), digest(sources=apart("c"))]
+    assert len({*different}) == 6
+    assert digest(share=0.1, sequences=2) == digest(share=0.1)
+    # One sequence of 50 either way: nothing that is trained on or held out differs.
+    assert digest(share=0.015) == digest(share=0.02)
 
 
 def test_what_every_source_amounts_to_is_told_and_logged(

@@ -1,20 +1,24 @@
 """Steps come out in order, ahead of time but not too far, and errors come out too."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 import pytest
 
-from workers.data.batches import slot_positions, step_positions
-from workers.data.dataset import SourceTokens, TokenDataset
+from workers.data.batches import BatchPlan, slot_positions
+from workers.data.dataset import TokenDataset
+from workers.data.packing import SourceTokens
 from workers.data.prefetch import Prefetcher
 
 WAIT = 20.0
 
 
 TOKENS = SourceTokens("test", 1.0, np.arange(2001, dtype=np.uint16), 1, "00")
+
+PLAN = BatchPlan(((1, 16), (20, 32)), ((100, 123),))
+"""Batches of 4 slots, later 8, and a range that nobody trains on."""
 
 
 class WatchedDataset(TokenDataset):
@@ -26,7 +30,9 @@ class WatchedDataset(TokenDataset):
         self.num_prepared = 0
         self._fail_at_row = fail_at_row
 
-    def rows(self, seed: int, positions: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    def rows(
+        self, seed: int, positions: Sequence[int] | np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         with self.changed:
             if self.num_prepared == self._fail_at_row:
                 raise OSError("the disk is gone")
@@ -40,23 +46,33 @@ class WatchedDataset(TokenDataset):
 
 
 @contextmanager
-def prefetching(dataset: TokenDataset, slots: range, steps: range) -> Iterator[Prefetcher]:
-    prefetcher = Prefetcher(dataset, 7, 16, 4, slots, steps[0], steps[-1])
+def prefetching(
+    dataset: TokenDataset, slots: Callable[[int], range], steps: range
+) -> Iterator[Prefetcher]:
+    prefetcher = Prefetcher(dataset, PLAN, 7, 4, slots, steps[0], steps[-1])
     try:
         yield prefetcher
     finally:
         prefetcher.close()
 
 
-@pytest.mark.parametrize("slots", [range(4), range(2, 4), range(1, 2)])
-def test_get_returns_the_arrays_of_its_slots_for_each_step(slots: range) -> None:
+def first_slot(step: int) -> range:
+    return range(1)
+
+
+@pytest.mark.parametrize("pod", [0, 1])
+def test_get_returns_the_arrays_of_the_pods_slots_for_each_step(pod: int) -> None:
+    def slots(step: int) -> range:
+        half = PLAN.global_batch(step) // 4 // 2
+        return range(pod * half, (pod + 1) * half)
+
     dataset = TokenDataset([TOKENS], 10, "test")
     with prefetching(dataset, slots, range(5, 30)) as prefetcher:
         for step in range(5, 30):
-            positions = step_positions(step, 16)
+            positions = PLAN.positions(step)
             arrays = prefetcher.get(step)
-            assert len(arrays) == len(slots)
-            for slot, (inputs, targets) in zip(slots, arrays, strict=True):
+            assert len(arrays) == (2 if step < 20 else 4)
+            for slot, (inputs, targets) in zip(slots(step), arrays, strict=True):
                 expected = dataset.rows(7, slot_positions(positions, slot, 4))
                 assert np.array_equal(inputs, expected[0])
                 assert np.array_equal(targets, expected[1])
@@ -64,7 +80,7 @@ def test_get_returns_the_arrays_of_its_slots_for_each_step(slots: range) -> None
 
 def test_prefetch_runs_ahead_by_two_steps_and_no_more() -> None:
     dataset = WatchedDataset()
-    with prefetching(dataset, range(1), range(1, 100)) as prefetcher:
+    with prefetching(dataset, first_slot, range(1, 100)) as prefetcher:
         assert dataset.await_prepared(2)
         prefetcher.get(1)
         assert dataset.await_prepared(3)
@@ -75,15 +91,15 @@ def test_prefetch_runs_ahead_by_two_steps_and_no_more() -> None:
 
 def test_get_may_skip_steps() -> None:
     dataset = WatchedDataset()
-    with prefetching(dataset, range(1), range(1, 100)) as prefetcher:
+    with prefetching(dataset, first_slot, range(1, 100)) as prefetcher:
         prefetcher.get(1)
         inputs, _ = prefetcher.get(50)[0]
-        expected = dataset.rows(7, slot_positions(step_positions(50, 16), 0, 4))
+        expected = dataset.rows(7, slot_positions(PLAN.positions(50), 0, 4))
         assert np.array_equal(inputs, expected[0])
 
 
 def test_error_while_preparing_comes_out_of_get_after_the_good_steps() -> None:
-    with prefetching(WatchedDataset(fail_at_row=1), range(1), range(1, 100)) as prefetcher:
+    with prefetching(WatchedDataset(fail_at_row=1), first_slot, range(1, 100)) as prefetcher:
         assert prefetcher.get(1)
         for step in (2, 2, 3):
             with pytest.raises(OSError, match="the disk is gone"):
@@ -91,7 +107,7 @@ def test_error_while_preparing_comes_out_of_get_after_the_good_steps() -> None:
 
 
 def test_step_that_was_taken_or_is_beyond_the_last_is_a_value_error() -> None:
-    with prefetching(WatchedDataset(), range(1), range(3, 5)) as prefetcher:
+    with prefetching(WatchedDataset(), first_slot, range(3, 5)) as prefetcher:
         prefetcher.get(3)
         for step in (3, 5):
             with pytest.raises(ValueError, match=f"step {step} is not ahead"):
@@ -100,7 +116,7 @@ def test_step_that_was_taken_or_is_beyond_the_last_is_a_value_error() -> None:
 
 def test_close_ends_the_thread_and_later_gets() -> None:
     before = threading.active_count()
-    prefetcher = Prefetcher(WatchedDataset(), 7, 16, 4, range(1), 1, 100)
+    prefetcher = Prefetcher(WatchedDataset(), PLAN, 7, 4, first_slot, 1, 100)
     prefetcher.close()
     prefetcher.close()
     assert threading.active_count() == before

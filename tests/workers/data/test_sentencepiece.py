@@ -4,6 +4,7 @@ import hashlib
 import io
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,19 +53,45 @@ def foreign_model(path: Path, **options: Any) -> str:
 
 
 # The module's fixture is the same object for every example.
-@settings(deadline=None, max_examples=300)
-@given(text=st.text())
-@example(text="\tif x:\r\n\n\n        return  y  \n ")
-@example(text="  two  spaces  ")
-@example(text="😀👩‍👩‍👧 grüße 日本語 \u200b\ufeff")
-@example(text="▁ ▁▁ the library's own mark ▁")
-@example(text="</s> <unk> <0x41> \x00 \x7f ⁇ ▅")
-@example(text="ﬁ Å Å ① half\u00a0space")
-@example(text="")
+def any_text(test: Callable[..., None]) -> Callable[..., None]:
+    """Gives a test random text and what is likely to go wrong."""
+    test = settings(deadline=None, max_examples=300)(given(text=st.text())(test))
+    for text in (
+        "\tif x:\r\n\n\n        return  y  \n ",
+        "  two  spaces  ",
+        "😀👩‍👩‍👧 grüße 日本語 \u200b\ufeff",
+        "▁ ▁▁ the library's own mark ▁",
+        "</s> <unk> <0x41> \x00 \x7f ⁇ ▅",
+        "ﬁ Å Å ① half\u00a0space",
+        "",
+    ):
+        test = example(text=text)(test)
+    return test
+
+
+@any_text
 def test_text_survives_the_way_there_and_back(tokenizer: SentencePieceTokenizer, text: str) -> None:
     ids = tokenizer.encode(text.encode())
     assert tokenizer.end_of_document not in ids
     assert tokenizer.decode(np.append(ids, tokenizer.end_of_document).astype(np.uint16)) == text
+
+
+@any_text
+def test_bytes_of_the_tokens_add_up_to_those_of_the_text(
+    tokenizer: SentencePieceTokenizer, text: str
+) -> None:
+    ids = tokenizer.encode(text.encode())
+    assert tokenizer.bytes_per_token()[ids].sum() == len(text.encode())
+
+
+def test_bytes_of_real_documents_add_up_and_an_end_of_document_has_none(
+    tokenizer: SentencePieceTokenizer,
+) -> None:
+    sizes = tokenizer.bytes_per_token()
+    assert (sizes.dtype, sizes.shape) == (np.int32, (tokenizer.vocab_size,))
+    assert sizes[tokenizer.end_of_document] == 0
+    for document in documents():
+        assert sizes[tokenizer.encode(document)].sum() == len(document)
 
 
 def test_real_documents_survive_and_take_fewer_tokens_than_bytes(

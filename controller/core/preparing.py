@@ -1,0 +1,156 @@
+"""Getting the hosts of a gang ready: what each is told, and when all of them are."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from controller.core import commands, events, membership, saving, step
+from controller.core.cluster import Assignment
+from controller.core.commands import CheckpointId, CheckpointPlace, SlotPhase
+from controller.core.job import Job, JobState, Move, Reason
+from controller.core.liveness import LivenessPolicy
+from controller.core.program import slot_ranges
+from controller.core.turn import Entry, Turn
+
+
+def program_lowered(turn: Turn, event: events.ProgramLowered, _policy: LivenessPolicy) -> None:
+    job = turn.current_job(event.assignment)
+    if job is None or job.state is not JobState.ADMITTED:
+        return
+    reason = Reason("Compiling", "hosts fetch, compile and initialise the program")
+    job = dataclasses.replace(job.moved(Move.LOWERED, reason), program=event.program)
+    turn.put_job(job, Entry("job.lowered", f"program {event.program.digest}", job.id))
+    order(turn, job)
+
+
+def order(turn: Turn, job: Job) -> None:
+    """Tell every host of the gang what to get ready for in this generation."""
+    assert job.program is not None
+    assignment = Assignment(job.id, job.generation)
+    members = tuple(
+        commands.GangAddress(
+            pod, tuple(host.link_address for _, host in sorted(turn.pods[pod].hosts.items()))
+        )
+        for pod in job.gang
+    )
+    phases = tuple(
+        SlotPhase(phase.first_step, phase.num_slots, slot_ranges(phase.num_slots, len(members)))
+        for phase in job.spec.phases
+    )
+    for index, pod in enumerate(job.gang):
+        for _, host in sorted(turn.pods[pod].hosts.items()):
+            turn.put_host(dataclasses.replace(host, holds=assignment, dataset_digest=None))
+            turn.order(
+                commands.PrepareHost(
+                    host=host.ref,
+                    assignment=assignment,
+                    bundle_digest=job.program.digest,
+                    members=members,
+                    member_index=index,
+                    phases=phases,
+                    seed=job.spec.seed,
+                    data=job.spec.data,
+                    skipped=job.skipped,
+                    digest_every=job.spec.digest_every,
+                    target_steps=job.spec.steps,
+                    checkpoint_every=job.spec.checkpoint_every,
+                    checkpoint_directory=job.spec.checkpoint_directory,
+                    evaluate_every=job.spec.evaluate_every,
+                    restore=_place(job),
+                )
+            )
+
+
+def program_ready(turn: Turn, event: events.ProgramReady, _policy: LivenessPolicy) -> None:
+    job = turn.job_held(event.host, event.assignment)
+    if job is None or job.state is not JobState.STARTING:
+        return
+    host = turn.pods[event.host.pod].hosts[event.host.index]
+    turn.put_host(dataclasses.replace(host, dataset_digest=event.dataset_digest))
+    digests = {
+        str(host.ref): host.dataset_digest
+        for pod in job.gang
+        for host in turn.pods[pod].hosts.values()
+    }
+    if None in digests.values():
+        return
+    if len(set(digests.values())) > 1:
+        seen = ", ".join(f"{ref} {digest}" for ref, digest in sorted(digests.items()))
+        message = f"hosts hold different data: {seen}; give all of them the same files"
+        membership.fail(turn, job, Reason("DataDiffers", message))
+    elif job.data_digest not in (None, event.dataset_digest):
+        message = (
+            f"the data has digest {event.dataset_digest} and had {job.data_digest} when the job "
+            "began; put the files back as they were, or submit the job anew"
+        )
+        membership.fail(turn, job, Reason("DataChanged", message))
+    else:
+        job = dataclasses.replace(job, data_digest=event.dataset_digest)
+        _start(turn, job, _target_steps(turn, job, event.data_steps))
+
+
+def _target_steps(turn: Turn, job: Job, data_steps: int) -> int:
+    """A job ends at the last full batch of its data, however many steps it wants; 0 data steps are
+    those of a program without data."""
+    wanted = job.spec.steps
+    if not data_steps or data_steps >= wanted:
+        return wanted
+    message = (
+        f"the data lasts for {data_steps} of the {wanted} steps asked for and the job ends there; "
+        "add data or raise data.epochs for more"
+    )
+    turn.note(Entry("job.data_is_short", message, job.id, data={"step": data_steps}))
+    return data_steps
+
+
+def _start(turn: Turn, job: Job, target_steps: int) -> None:
+    place = _place(job)
+    after = place.checkpoint.step if place else 0
+    totals = job.progress.totals if job.progress else step.Totals()
+    if job.rewound_at is not None:
+        recovery = totals.recovery_seconds + max(0.0, turn.now - job.rewound_at)
+        totals = dataclasses.replace(totals, recovery_seconds=recovery)
+    progress = step.begin(target_steps, job.gang, after, totals)
+    peaks = [turn.pods[pod].peak_flops_per_second(job.spec.compute_dtype) for pod in job.gang]
+    known = [peak for peak in peaks if peak is not None]
+    reason = Reason("Training", f"{len(job.gang)} pods in lockstep")
+    if len(job.gang) == 1:
+        reason = Reason("Training", "one pod")
+    job = dataclasses.replace(
+        job.moved(Move.READY, reason),
+        progress=progress,
+        started_at=turn.now if job.started_at is None else job.started_at,
+        rewound_at=None,
+        peak_flops_per_second=sum(known) if len(known) == len(peaks) else None,
+        peak_source=turn.pods[job.gang[0]].inventories[0].peak_source,
+    )
+    start = f"goes on after step {after}" if after else "starts"
+    turn.put_job(job, Entry("job.started", f"all hosts are ready; training {start}", job.id))
+    if progress.is_complete:
+        saving.finish(turn, job)
+    else:
+        extend_window(turn, job)
+
+
+def extend_window(turn: Turn, job: Job) -> None:
+    """Grant more steps once half of the granted ones are used."""
+    assert job.progress is not None
+    longer = step.extend(job.progress)
+    if longer is None:
+        return
+    turn.measure(dataclasses.replace(job, progress=longer), ())
+    assignment = Assignment(job.id, job.generation)
+    for host in turn.holders(assignment):
+        turn.order(commands.GrantWindow(host.ref, assignment, longer.granted))
+
+
+def _place(job: Job) -> CheckpointPlace | None:
+    """What a generation starts from; None is the seed."""
+    newest, origin = job.checkpoints.newest, job.spec.origin
+    if newest is not None:
+        mine = CheckpointId(newest.step, newest.generation)
+        return CheckpointPlace(job.id, job.spec.checkpoint_directory, mine)
+    if origin is not None:
+        theirs = CheckpointId(origin.step, origin.generation)
+        return CheckpointPlace(origin.job, origin.directory, theirs)
+    return None

@@ -1,0 +1,77 @@
+"""Dry runs: is a job spec sound, and what would the job be?"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from landbridge.cli import output
+from landbridge.cli.options import Address, Json, SpecFile, client
+
+Document = dict[str, Any]
+
+
+def validate(spec: SpecFile, address: Address = "", json: Json = False) -> int:
+    """Check a job spec in full; nothing starts."""
+
+    def show(plan: Document) -> None:
+        _warn(plan)
+        print(f"{spec} is valid")
+
+    with client(address) as api:
+        return output.answer(api.validate(spec), json, show)
+
+
+def plan(
+    spec: SpecFile,
+    topology: Annotated[
+        str,
+        typer.Argument(
+            metavar="TOPOLOGY",
+            help="Of --compile, as v4:12x16x16; else that of the spec's assume.device and mesh.",
+            show_default=False,
+        ),
+    ] = "",
+    lower: Annotated[
+        bool, typer.Option("--lower", help="Also lower the whole program on this machine.")
+    ] = False,
+    compiles: Annotated[
+        bool,
+        typer.Option("--compile", help="Also compile it, for TPUs that need not be there."),
+    ] = False,
+    address: Address = "",
+    json: Json = False,
+) -> int:
+    """Tell what a job would be; nothing starts."""
+    if topology and not compiles:
+        raise typer.BadParameter(f"{topology}: a topology is what --compile compiles for")
+    with client(address) as api:
+        planned = api.plan(spec)
+    if lower or compiles:
+        # Only now: other commands need none of this.
+        from landbridge.cli import examination
+
+        examination.check_installed(compiles=compiles)
+        target = (topology or examination.topology_of(planned)) if compiles else None
+        if target:
+            output.say(f"compiling for {target}; a large model takes minutes")
+        planned["examined"] = examination.examine(planned, target)
+    return output.answer(planned, json, _show_plan)
+
+
+COMMANDS = (validate, plan)
+
+
+def _show_plan(plan: Document) -> None:
+    from landbridge.cli import examined_table, plan_table
+
+    plan_table.show(plan)
+    if "examined" in plan:
+        examined_table.show(plan["examined"])
+    _warn(plan)
+
+
+def _warn(plan: Document) -> None:
+    for warning in plan["warnings"]:
+        output.say(f"warning: {warning['message']} ({warning['hint']})")

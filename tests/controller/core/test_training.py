@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from controller.core import commands, events
+from controller.core.batch import BatchPhase
+from controller.core.checkpoint import Origin
+from controller.core.cluster import Assignment
+from controller.core.job import JobState
+from controller.core.spikes import SpikePolicy
+from tests.controller.core.test_saving import saves
+from tests.controller.core.world import World, two_pods
+
+POLICY = SpikePolicy(threshold=8, window=16, rewind_steps=4, skip_steps=5, max_rewinds=2)
+
+
+def watched(**fields: object) -> World:
+    """Two pods that have applied sixteen calm steps of a hundred, and saved after every fourth."""
+    world = two_pods()
+    settings = {"steps": 100, "checkpoint_every": 4, "spikes": POLICY, **fields}
+    world.start(checkpoint_directory="/shared", **settings)
+    for first in range(1, 17, 4):
+        applies(world, range(first, first + 4))
+        saves(world, first + 3)
+    return world
+
+
+def applies(world: World, steps: range, loss: float = 2.0) -> None:
+    for host in world.hosts():
+        if world.job().state is JobState.RUNNING:
+            world.apply(host, steps, loss=loss)
+
+
+def gets_ready(world: World) -> None:
+    for host in world.hosts():
+        world.ready(host)
+
+
+def test_a_spike_sends_the_job_back_and_past_the_batches_after() -> None:
+    world = watched()
+    old = world.assignment()
+    applies(world, range(17, 18), loss=9.0)
+    job = world.job()
+    assert (job.state, job.generation, job.rewinds) == (JobState.STARTING, old.generation + 1, 1)
+    (entry,) = world.outcome.entries
+    assert entry.kind == "spike.rewound"
+    assert entry.data == {"step": 17, "loss": 9.0, "to_step": 12, "skipped": 20}
+    assert "back to step 12, 5 batches are skipped" in entry.message
+    assert {order.assignment for order in world.ordered(commands.StopHost)} == {old}
+    orders = world.ordered(commands.PrepareHost)
+    assert {order.assignment for order in orders} == {world.assignment()}
+    assert {order.skipped for order in orders} == {((48, 68),)}
+    assert {order.restore.checkpoint.step for order in orders if order.restore} == {12}
+    removed = [order.checkpoint.step for order in world.ordered(commands.RemoveCheckpoint)]
+    assert removed == [16]
+
+
+def test_the_same_pods_go_on_from_there() -> None:
+    world = watched()
+    old = world.assignment()
+    first, second = world.hosts()
+    applies(world, range(17, 18), loss=9.0)
+    for host in (first, second):
+        world.release(host, old, 18)
+    assert world.job().state is JobState.STARTING
+    world.now += 2.0
+    gets_ready(world)
+    progress = world.job().progress
+    assert progress is not None and progress.merged == 12
+    assert world.state.jobs["job-1"].generation == old.generation + 1
+    assert {grant.last_step for grant in world.ordered(commands.GrantWindow)} == {76}
+    applies(world, range(13, 21))
+    assert world.job().progress.merged == 20  # type: ignore[union-attr]
+
+
+def test_time_of_undone_steps_is_rework_and_the_way_back_recovery() -> None:
+    world = watched()
+    applies(world, range(17, 18), loss=9.0)
+    world.now += 3.0
+    gets_ready(world)
+    totals = world.job().progress.totals  # type: ignore[union-attr]
+    assert (totals.rework_seconds, totals.recovery_seconds) == (pytest.approx(2.5), 3.0)
+    assert totals.seconds == pytest.approx(6.0)
+
+
+def test_the_losses_that_spikes_are_judged_by_are_those_of_the_checkpoint() -> None:
+    world = watched()
+    applies(world, range(17, 18), loss=9.0)
+    gets_ready(world)
+    assert world.job().losses == (2.0,) * 12
+    applies(world, range(13, 14), loss=9.0)
+    assert world.job().state is JobState.RUNNING
+
+
+def test_a_second_spike_skips_more() -> None:
+    world = watched()
+    for _ in range(2):
+        applies(world, range(13, 17))
+        applies(world, range(17, 18), loss=9.0)
+        gets_ready(world)
+    assert world.job().skipped == ((48, 88),)
+
+
+def test_spikes_beyond_the_limit_are_trained_through_unless_the_state_is_lost() -> None:
+    world = watched(spikes=SpikePolicy(8, 16, 4, 5, 1))
+    applies(world, range(17, 18), loss=9.0)
+    gets_ready(world)
+    applies(world, range(13, 17))
+    applies(world, range(17, 18), loss=9.0)
+    assert world.job().state is JobState.RUNNING
+    assert "spike.ignored" in world.noted()
+    applies(world, range(18, 19), loss=math.nan)
+    assert world.job().reason.code == "NotFinite"
+    assert "after 1 rewinds" in world.job().reason.message
+
+
+def test_without_a_checkpoint_before_it_a_job_starts_over() -> None:
+    world = two_pods()
+    world.start(steps=100, checkpoint_every=50, spikes=POLICY)
+    applies(world, range(1, 2), loss=math.inf)
+    orders = world.ordered(commands.PrepareHost)
+    assert {order.restore for order in orders} == {None}
+    assert world.job().skipped == ((0, 20),)
+    assert world.outcome.entries[0].data["loss"] is None
+
+
+ORIGIN = Origin("job-0", "/other", 30, 4, 480, (2.0,) * 16, ((8, 16),))
+
+
+def test_a_job_starts_from_the_checkpoint_of_another() -> None:
+    world = two_pods()
+    world.start(steps=100, checkpoint_every=50, spikes=POLICY, origin=ORIGIN)
+    job = world.job()
+    assert (job.skipped, job.losses, job.progress.merged) == (((8, 16),), (2.0,) * 16, 30)  # type: ignore[union-attr]
+    applies(world, range(31, 32), loss=9.0)
+    orders = world.ordered(commands.PrepareHost)
+    place = commands.CheckpointPlace("job-0", "/other", commands.CheckpointId(30, 4))
+    assert {order.restore for order in orders} == {place}
+    assert {order.skipped for order in orders} == {((8, 16), (480, 500))}
+
+
+def test_damage_of_another_jobs_checkpoint_fails_the_job() -> None:
+    world = two_pods()
+    world.submit(steps=100, origin=ORIGIN)
+    world.lower()
+    host = world.hosts()[0]
+    world.happens(events.RestoreFailed(host, world.assignment(), "other bits"))
+    assert world.job().reason.code == "CheckpointDamaged"
+
+
+def test_rates_follow_the_batch() -> None:
+    phases = (BatchPhase(1, 4), BatchPhase(3, 8))
+    world = two_pods()
+    world.start(steps=100, phases=phases)
+    applies(world, range(1, 5))
+    assert world.job().spec.tokens_through(4) == 2 * 1024 + 2 * 2048
+    orders = {grant.host.pod for grant in world.ordered(commands.GrantWindow)}
+    assert orders <= {"pod-0", "pod-1"}
+    assert world.assignment() == Assignment("job-1", 1)
