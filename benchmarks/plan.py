@@ -67,8 +67,9 @@ def run(*, quick: bool) -> table.Result:
                 resident = bare.resident_bytes(_RESIDENT_STEPS)
                 compiled = _compiled_bytes(bare)
                 outcomes = [_outcome(client, bare, steps) for _ in range(runs)]
+            links = client.links()["links"]
     rows = [*_memory_rows(outcomes[0].plan["bytes_per_device"], compiled, resident)]
-    rows += _job_rows(outcomes)
+    rows += _job_rows(outcomes, min(link["bandwidth_bytes_per_second"] for link in links))
     title = (
         f"Plan: palm-tiny on {PODS} pods of {SLOTS_OF_A_POD} slots, a link of {LINK}; "
         "ratio is planned / measured"
@@ -144,7 +145,8 @@ def _memory_rows(
     ]
 
 
-def _job_rows(outcomes: Sequence[Outcome]) -> list[table.Row]:
+def _job_rows(outcomes: Sequence[Outcome], bandwidth: float) -> list[table.Row]:
+    """`bandwidth` is what the slowest link was seen to carry, bytes per second."""
     plans = [outcome.plan for outcome in outcomes]
 
     def planned(field: str, scale: float) -> list[float]:
@@ -158,10 +160,12 @@ def _job_rows(outcomes: Sequence[Outcome]) -> list[table.Row]:
     # The worst of all steps speaks: an exact number has no median.
     farthest = max(sent, key=lambda number: abs(number - to_send))
     written = [outcome.checkpoint_bytes / 1e6 for outcome in outcomes]
+    exposed = planned("exposed_seconds", 1e3)
     return [
         _row("a step", "ms", planned("step_seconds", 1e3), seen("seconds"), WITHIN),
-        _row("exchange, exposed", "ms", planned("exposed_seconds", 1e3), seen("exposed_seconds"),
-             None),
+        _row("exchange, waiting for the other pod included", "ms", exposed,
+             seen("exposed_seconds"), None),
+        _row("exchange, sending alone", "ms", exposed[:1], [1e3 * to_send / bandwidth], None),
         _row("sent by a host in a step", "bytes", [to_send], [farthest], 0.0, runs=len(sent)),
         _row("checkpoint", "MB", planned("checkpoint_bytes", 1e-6), written, CHECKPOINT_WITHIN),
     ]  # fmt: skip

@@ -102,6 +102,10 @@ class Client:
         """Those that are kept, oldest first."""
         return self._get(f"/jobs/{_quoted(job_id)}/checkpoints")
 
+    def spec(self, job_id: str) -> Document:
+        """{"text": as submitted, "normalised": with every default written out}."""
+        return self._get(f"/jobs/{_quoted(job_id)}/spec")
+
     def delete(self, job_id: str) -> None:
         """Forget a finished job."""
         self._ask("DELETE", f"/jobs/{_quoted(job_id)}")

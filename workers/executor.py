@@ -1,7 +1,7 @@
 """One thread owns the devices: it prepares jobs, runs granted steps without asking, and lets go.
 
-Everything that touches jax happens on this thread, so programs start in one order at all hosts of a
-pod. The control side puts orders in and gets reports out; nothing here knows the wire.
+Programs start on this thread only, so in one order at all hosts of a pod; what checkpoints copied
+is written on a thread of its own. The control side puts orders in and gets reports out; nothing here knows the wire.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The HTTP face of the controller: one application from one context."""
+"""The HTTP face of the controller: one application from one context, and its metrics alone."""
 
 from __future__ import annotations
 

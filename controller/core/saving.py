@@ -159,17 +159,24 @@ def restore_failed(turn: Turn, event: events.RestoreFailed, _policy: LivenessPol
 
 
 def finish(turn: Turn, job: Job) -> None:
-    """The job ends, if its steps are applied and its last checkpoint is published or given up."""
+    """The job ends, if its steps are applied, its last state is evaluated, and its last checkpoint
+    is published or given up."""
     assert job.progress is not None
     if not job.progress.is_complete:
         return
+    # A generation that starts at the end applies nothing, and nothing is evaluated.
+    is_evaluated = (
+        not job.spec.evaluate_every
+        or job.progress.last is None
+        or job.target_steps in job.evaluations.complete
+    )
     newest = job.checkpoints.newest
     is_settled = (
         not job.spec.checkpoint_every
         or job.checkpoints.concluded >= job.target_steps
         or (newest is not None and newest.step >= job.target_steps)
     )
-    if not is_settled:
+    if not is_evaluated or not is_settled:
         return
     message = f"all {job.target_steps} steps applied"
     if job.target_steps < job.spec.steps:

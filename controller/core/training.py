@@ -63,7 +63,8 @@ def evaluated(turn: Turn, event: events.Evaluated, _policy: LivenessPolicy) -> N
         bits = f", {found.bits_per_byte:.4f} bits per byte" if found.bits_per_byte else ""
         data = {**dataclasses.asdict(found), "loss": _finite(found.loss)}
         message = f"held-out loss after step {found.step}: {found.loss:.4f}{bits}"
-        turn.note(Entry("job.evaluated", message, job.id, data=data))
+        turn.put_job(job, Entry("job.evaluated", message, job.id, data=data))
+        saving.finish(turn, job)
 
 
 def _remembering(job: Job, record: step.StepRecord, totals: step.Totals) -> Job:

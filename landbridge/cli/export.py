@@ -39,7 +39,7 @@ def export(
     with client(address) as api:
         job = api.job(job_id)
         saved = _chosen(job["name"], api.checkpoints(job["id"])["checkpoints"], step)
-        spec = api._get(f"/jobs/{job['id']}/spec")["normalised"]
+        spec = api.spec(job["id"])["normalised"]
     folder = _folder(_directory(spec, directory), job["id"], saved)
     done = _run(folder, out, _config(spec), max_shard_bytes)
     return output.answer({**done, "folder": str(out)}, json, _show_exported)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 import random
 
@@ -8,6 +9,7 @@ import pytest
 from controller.core import events
 from controller.core.evaluation import Evaluation, Evaluations, Part, merge
 from controller.core.job import JobState
+from tests.controller.core.test_saving import saves
 from tests.controller.core.world import two_pods
 
 
@@ -75,3 +77,37 @@ def test_a_job_that_ends_hears_of_no_evaluation() -> None:
     world.happens(events.CancelRequested("job-1", "me"))
     world.happens(events.Evaluated(host, world.assignment(), 2, Part((2.0,), 8, 8)))
     assert world.job().state is JobState.CANCELLING and world.job().evaluations == Evaluations()
+
+
+def test_a_job_ends_after_its_last_evaluation() -> None:
+    world = two_pods()
+    world.start(evaluate_every=2)
+    first, second = world.hosts()
+    for host in (first, second):
+        world.apply(host, range(1, 5))
+    assert world.job().state is JobState.RUNNING
+    for host in (first, second):
+        world.happens(events.Evaluated(host, world.assignment(), 4, Part((2.0,), 8, 8)))
+    assert world.noted() == ["job.evaluated", "job.succeeded"]
+    newest = world.job().evaluations.newest
+    assert newest is not None and newest.step == 4
+
+
+def test_a_job_that_starts_at_its_end_waits_for_no_evaluation() -> None:
+    world = two_pods()
+    world.start(checkpoint_every=4, evaluate_every=4)
+    for host in world.hosts():
+        world.apply(host, range(1, 5))
+        world.happens(events.Evaluated(host, world.assignment(), 4, Part((2.0,), 8, 8)))
+    saves(world, 4)
+    job = world.job()
+    assert job.state is JobState.SUCCEEDED
+    assert job.checkpoints.saved[0].evaluation_loss == 2.0
+    again = two_pods()
+    again.happens(
+        events.JobReloaded(dataclasses.replace(job, state=JobState.PENDING, finished_at=None))
+    )
+    again.lower()
+    for host in again.hosts():
+        again.ready(host)
+    assert again.job().state is JobState.SUCCEEDED
