@@ -1,7 +1,8 @@
 """One thread owns the devices: it prepares jobs, runs granted steps without asking, and lets go.
 
 Programs start on this thread only, so in one order at all hosts of a pod; what checkpoints copied
-is written on a thread of its own. The control side puts orders in and gets reports out; nothing here knows the wire.
+is written on a thread of its own. The control side puts orders in and gets reports out; nothing
+here knows the wire.
 """
 
 from __future__ import annotations
