@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import pathlib
-import subprocess
 import sys
 from typing import Annotated, Any
 
@@ -119,6 +118,7 @@ def _run(
 ) -> Document:
     """The exporter's answer. jax and Orbax, which it needs, stay out of this process."""
     # Only now: other commands need none of this.
+    import subprocess
     import tempfile
 
     command = [sys.executable, "-m", "workers.checkpoint.export", str(folder), str(out)]

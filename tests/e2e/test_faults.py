@@ -103,18 +103,15 @@ def test_data_that_vanishes_after_submission_fails_the_job_with_the_path(
     assert "vanishing.txt" in job["reason"]["message"]
 
 
-def test_more_steps_than_the_data_has_fails_the_job_with_both_numbers(
-    two_pods, make_spec, tmp_path
-):
+def test_a_job_ends_at_the_last_full_batch_of_its_data_and_says_so(two_pods, make_spec, tmp_path):
     text = tmp_path / "short.txt"
     text.write_text("x" * 1000)
     sources = [{"name": "own", "kind": "text", "paths": [str(text)]}]
     client = two_pods.client
     job = client.wait(client.submit(make_spec(data={"sources": sources}))["id"], timeout=60)
-    assert job["state"] == "FAILED"
-    assert job["reason"]["code"] == "DataExhausted"
-    assert "7 steps" in job["reason"]["message"]
-    assert "50" in job["reason"]["message"]
+    assert job["state"] == "SUCCEEDED"
+    assert job["reason"]["message"] == "7 of 50 steps applied; the data ended"
+    assert (job["step"], job["target_steps"]) == (7, 7)
 
 
 def test_killed_host_of_a_pod_of_two_is_named_and_not_its_neighbour(fleet, make_spec):
