@@ -278,22 +278,26 @@ def test_listening_to_everybody_needs_a_token(
 
 def test_start_up_is_quick_and_imports_nothing_heavy() -> None:
     heavy = "jax,ray,numpy,grpc,fastapi,sqlalchemy,httpx2,rich,controller,workers"
-    code = (
+    command = (
         "import sys, landbridge.cli; landbridge.cli.main(['jobs', '--help']);"
         f"sys.exit(','.join(n for n in '{heavy}'.split(',') if n in sys.modules))"
     )
-    best = math.inf
-    for _ in range(20):
-        before = _children_seconds()
-        done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=False
-        )
-        best = min(best, _children_seconds() - before)
-        assert done.stderr.strip() == ""
-        if best < 0.3:
-            break
-    # Processor time of the best run: other work on the machine lengthens single runs by half.
-    assert best < 0.3
+    # What no command can do without: 0.2 s where the machine is at its usual speed, which may drift
+    # by half for minutes. A command takes 1.25 times that, and 1.4 times are 0.28 s.
+    libraries = "import typer, typer._adapters, pydantic"
+    best = {command: math.inf, libraries: math.inf}
+    for _ in range(10):
+        for code in best:
+            best[code] = min(best[code], _processor_seconds(code))
+    assert best[command] < 1.4 * best[libraries]
+
+
+def _processor_seconds(code: str) -> float:
+    """Of a process that runs `code`: other work on the machine lengthens wall time by more."""
+    before = _children_seconds()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.strip() == ""
+    return _children_seconds() - before
 
 
 def _children_seconds() -> float:
