@@ -69,10 +69,7 @@ def evaluated(turn: Turn, event: events.Evaluated, _policy: LivenessPolicy) -> N
 
 def _remembering(job: Job, record: step.StepRecord, totals: step.Totals) -> Job:
     """With what later decisions need of this step."""
-    # A loss that was trained through is no measure for the next one when it is no number.
-    losses = job.losses
-    if math.isfinite(record.loss):
-        losses = spikes.remember(job.spec.spikes, losses, record.loss)
+    losses = spikes.remember(job.spec.spikes, job.losses, record.loss)
     checkpoints = job.checkpoints
     if saving.is_due(job, record.step):
         checkpoints = checkpoints.marked(record.step, Mark(losses, totals))
