@@ -9,6 +9,7 @@ import pytest
 from controller.core import events, view
 from controller.core.cluster import Traffic
 from controller.core.job import Job
+from tests.controller.core.test_saving import saves
 from tests.controller.core.world import World, attached, ref, two_pods
 
 JOB_FIELDS = {
@@ -205,3 +206,21 @@ def test_links_sum_the_hosts_of_a_pod_by_direction() -> None:
             "retries": 0,
         },
     ]
+
+
+def test_checkpoints_are_shown_without_what_only_decisions_need() -> None:
+    world = two_pods()
+    world.start(checkpoint_every=4)
+    for host in world.hosts():
+        world.apply(host, range(1, 5))
+    saves(world, 4)
+    (shown,) = _document(world)["checkpoints"]
+    assert shown == {
+        "step": 4,
+        "generation": 1,
+        "state_sha256": "ab" * 32,
+        "num_bytes": 20,
+        "saved_at": world.now,
+        "data_position": 16,
+        "evaluation_loss": None,
+    }
