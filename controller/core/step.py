@@ -51,6 +51,11 @@ class StepRecord:
     """sha256 of a pod's state, hex; empty when none was taken and in merged records."""
 
 
+def finite(value: float) -> float | None:
+    """For documents and entries: JSON has no word for what is no number."""
+    return value if math.isfinite(value) else None
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class MergedStep:
     """A step that all pods applied."""

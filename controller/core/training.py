@@ -61,7 +61,7 @@ def evaluated(turn: Turn, event: events.Evaluated, _policy: LivenessPolicy) -> N
     if event.step in evaluations.complete and event.step not in known.complete:
         found = evaluations.complete[event.step]
         bits = f", {found.bits_per_byte:.4f} bits per byte" if found.bits_per_byte else ""
-        data = {**dataclasses.asdict(found), "loss": _finite(found.loss)}
+        data = {**dataclasses.asdict(found), "loss": step.finite(found.loss)}
         message = f"held-out loss after step {found.step}: {found.loss:.4f}{bits}"
         turn.put_job(job, Entry("job.evaluated", message, job.id, data=data))
         saving.finish(turn, job)
@@ -127,7 +127,12 @@ def _rewind(turn: Turn, job: Job, record: step.StepRecord, where: str) -> None:
         suspicion=None,
         rewound_at=turn.now,
     )
-    data = {"step": record.step, "loss": _finite(record.loss), "to_step": after, "skipped": count}
+    data = {
+        "step": record.step,
+        "loss": step.finite(record.loss),
+        "to_step": after,
+        "skipped": count,
+    }
     turn.put_job(job, Entry("spike.rewound", message, job.id, data=data))
     for saved in gone:
         saving.order_removal(turn, job, old, saved)
@@ -146,7 +151,3 @@ def _standing(job: Job, target: Saved | None) -> tuple[int, int, tuple[float, ..
         return target.step, target.data_position, target.losses
     origin = job.spec.origin
     return (origin.step, origin.data_position, origin.losses) if origin else (0, 0, ())
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

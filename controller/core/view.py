@@ -14,7 +14,7 @@ from controller.core import goodput
 from controller.core.checkpoint import Saved
 from controller.core.cluster import Host, Pod
 from controller.core.job import Job
-from controller.core.step import MergedStep
+from controller.core.step import MergedStep, finite
 from controller.core.turn import State
 
 Document = dict[str, Any]
@@ -45,7 +45,7 @@ def job_document(job: Job, state: State, now: float) -> Document:
         "step": step,
         "target_steps": job.target_steps,
         "tokens": job.spec.tokens_through(step),
-        "loss": _finite(last.loss) if last else None,
+        "loss": finite(last.loss) if last else None,
         "loss_is_finite": math.isfinite(last.loss) if last else None,
         "tokens_per_second": rate,
         "step_seconds": dataclasses.asdict(seconds) if seconds else None,
@@ -98,9 +98,9 @@ def step_document(step: MergedStep, job: Job) -> Document:
         "step": record.step,
         "time": record.time,
         "generation": job.generation,
-        "loss": _finite(record.loss),
-        "grad_norm": _finite(record.grad_norm),
-        "learning_rate": _finite(record.learning_rate),
+        "loss": finite(record.loss),
+        "grad_norm": finite(record.grad_norm),
+        "learning_rate": finite(record.learning_rate),
         "tokens": job.spec.tokens_through(record.step),
         "batch_tokens": tokens,
         "seconds": record.seconds,
@@ -160,7 +160,7 @@ def link_documents(state: State) -> list[Document]:
 
 def _evaluation(job: Job) -> Document | None:
     newest = job.evaluations.newest
-    return {**dataclasses.asdict(newest), "loss": _finite(newest.loss)} if newest else None
+    return {**dataclasses.asdict(newest), "loss": finite(newest.loss)} if newest else None
 
 
 def _checkpoint_document(saved: Saved) -> Document:
@@ -200,7 +200,3 @@ def _eta(job: Job) -> float | None:
     if job.progress is None or job.progress.step_seconds is None or job.is_final:
         return None
     return (job.target_steps - job.progress.merged) * job.progress.step_seconds
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
