@@ -7,7 +7,8 @@ import dataclasses
 from model import flops, planner
 from model.accelerators import ACCELERATORS
 from model.config import PRESETS, MeshConfig, SlotConfig
-from model.pipeline import Pipeline, microbatches_for
+from model.memory import device_bytes
+from model.pipeline import Pipeline
 from model.planner import Assumptions, Job
 
 LENGTH = 2048
@@ -66,8 +67,12 @@ estimate, held within a fifth of the compiler's plan for palm-tiny by a test.
 ## Instead of a pipeline
 {pipeline}
 
-Sixteen stages, as many microbatches in flight as there are stages (1F1B). Two pods as data-parallel
-halves lose 2.5% of a step to the link instead, read weights once each way, and need no schedule.
+The same devices and batch as a pipeline, one microbatch forward and one backward in turn (1F1B).
+A device holds less, since a stage has only its layers. What it costs is time: every device of the
+data axis needs a sequence, so {batch:,} sequences are {most} microbatches at most with two stages,
+and {bubble} of the time goes by in the bubble. Two pods as data-parallel halves lose {exposed} of a
+step to the link, read every weight twice and need no schedule; to lose as little, two stages would
+need {fewest} microbatches.
 """
 
 
@@ -80,6 +85,29 @@ def document() -> str:
         burst=BURST_BYTES_PER_HOST / 1e9,
         memory=_memory(),
         pipeline=_pipeline(),
+        **_pipeline_of_the_pods(),
+    )
+
+
+def _pipeline_of_the_pods() -> dict[str, object]:
+    """What a plan says about the pods of 540B as stages."""
+    planned = planner.plan(_job(RUNS[-1], 2048), _assumptions(0.5))
+    speed, pipeline = planned.speed, planned.pipeline
+    assert pipeline is not None and speed.exposed_seconds and speed.step_seconds
+    return {
+        "batch": 2048,
+        "exposed": _percent(speed.exposed_seconds / speed.step_seconds),
+        "most": pipeline.most_microbatches,
+        "bubble": _percent(Pipeline(pipeline.stages, pipeline.most_microbatches).bubble),
+        "fewest": pipeline.microbatches_to_match,
+    }
+
+
+def _assumptions(share_of_burst: float | None = None) -> Assumptions:
+    return Assumptions(
+        peak_flops_per_second=V4.peak_flops_per_second["bfloat16"],
+        tokens_per_second=PUBLISHED_RATE,
+        link_bytes_per_second=share_of_burst and share_of_burst * BURST_BYTES_PER_HOST,
     )
 
 
@@ -111,22 +139,8 @@ def _flops() -> str:
 
 def _speed() -> str:
     job = _job(RUNS[-1], 2048)
-    peak = V4.peak_flops_per_second["bfloat16"]
     sent = planner.link_bytes_per_host(job)
-    known = planner.plan(
-        job, Assumptions(peak_flops_per_second=peak, tokens_per_second=PUBLISHED_RATE)
-    ).speed
-    half, full = (
-        planner.plan(
-            job,
-            Assumptions(
-                peak_flops_per_second=peak,
-                tokens_per_second=PUBLISHED_RATE,
-                link_bytes_per_second=share * BURST_BYTES_PER_HOST,
-            ),
-        ).speed
-        for share in (0.5, 1.0)
-    )
+    known, half, full = (planner.plan(job, _assumptions(share)).speed for share in (None, 0.5, 1.0))
     rows = [
         ("step, at 238.3K tokens/s", f"{known.step_seconds:.1f} s", ""),
         ("MFU", _percent(known.mfu), "46.2%"),
@@ -161,20 +175,29 @@ def _memory() -> str:
 
 
 def _pipeline() -> str:
-    stages = 16
+    """540B at batch 2048 on the same 6,144 devices: each stage has the layers of its share, the
+    model axis as in the paper, and the rest of its devices for data."""
+    run, batch, chips = RUNS[-1], 2048, 6144
     rows = []
-    for bubble in (0.25, 0.10, 0.05, 0.025):
-        pipeline = Pipeline(stages, microbatches_for(stages, bubble))
-        rows.append(
-            (
-                _percent(pipeline.bubble),
-                str(pipeline.microbatches),
-                str(pipeline.activations_held),
-                str(pipeline.weight_reads),
+    for stages in (2, 4, 16):
+        mesh = MeshConfig(data=chips // stages // run.mesh[1], model=run.mesh[1])
+        most = batch // mesh.data
+        for microbatches in (most // 4, most // 2, most):
+            pipeline = Pipeline(stages, microbatches)
+            slot = SlotConfig(microbatch=batch // microbatches, sequence_length=LENGTH)
+            need = pipeline.device_bytes(device_bytes(PRESETS[run.preset], slot, mesh))
+            rows.append(
+                (
+                    str(stages),
+                    str(microbatches),
+                    _percent(pipeline.bubble),
+                    f"{need / GIB:.2f}",
+                    str(pipeline.activations_held),
+                    str(pipeline.weight_reads),
+                )
             )
-        )
-    headings = ("time lost to the bubble", "microbatches", "held at once", "reads of every weight")
-    return _table(headings, rows)
+    headings = ("stages", "microbatches", "time in the bubble", "GiB a device", "held at once")
+    return _table((*headings, "reads of every weight"), rows)
 
 
 def _percent(share: float | None) -> str:

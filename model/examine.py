@@ -102,7 +102,7 @@ def _planned(request: dict[str, Any]) -> dict[str, Any]:
     model = config.ModelConfig.from_spec(request["model"])
     slot = config.SlotConfig.from_spec(request["train"])
     mesh = config.MeshConfig(**request["mesh"])
-    need = device_bytes(model, slot, mesh, sums_slots=False)
+    need = device_bytes(model, slot, mesh)
     parts = {"params": need.params, "gradients": need.gradients, "activations": need.activations}
     return {
         "bytes_per_device": {**parts, "total": sum(parts.values())},

@@ -41,15 +41,15 @@ class DeviceBytes:
 
 
 def device_bytes(
-    model: ModelConfig, slot: SlotConfig, mesh: MeshConfig, *, sums_slots: bool
+    model: ModelConfig, slot: SlotConfig, mesh: MeshConfig, *, gradients: int = 1
 ) -> DeviceBytes:
-    """The need of one device. `sums_slots`: a second gradient is there while slots are added."""
+    """The need of one device that holds so many gradients at once."""
     elements = shard_elements(model, mesh)
     item = ITEM_BYTES[model.param_dtype]
     return DeviceBytes(
         params=elements * item,
         optimizer=OPTIMIZER_MOMENTS * elements * 4,
-        gradients=(2 if sums_slots else 1) * elements * item,
+        gradients=gradients * elements * item,
         activations=_activation_bytes(model, slot, mesh),
     )
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from model.memory import DeviceBytes
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Pipeline:
@@ -27,6 +29,15 @@ class Pipeline:
         """Microbatches whose activations the first stage holds at once, one forward and one
         backward in turn (1F1B): no more than there are stages."""
         return min(self.stages, self.microbatches)
+
+    def device_bytes(self, whole: DeviceBytes) -> int:
+        """What a device of one stage holds. `whole` is what it would hold as one of a pod's devices
+        that run all layers, one microbatch and one gradient at a time.
+
+        Layers are taken to divide evenly, and the embedding with them.
+        """
+        state = whole.params + whole.optimizer + whole.gradients
+        return round((state + whole.activations * self.activations_held) / self.stages)
 
     @property
     def weight_reads(self) -> int:

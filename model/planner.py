@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from model import flops
 from model.config import MeshConfig, ModelConfig, SlotConfig
 from model.memory import ITEM_BYTES, OPTIMIZER_MOMENTS, DeviceBytes, device_bytes
+from model.pipeline import Pipeline, microbatches_for
+from model.slot_tree import SlotRange, gradients_at_once, part_sizes
 
 NUM_METRICS = 3
 """float32 sums that travel with the gradients of every slot: loss, weight, z-loss."""
-
-SlotRange = tuple[int, int]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +73,22 @@ class Speed:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PipelinePlan:
+    """The same pods as stages of a pipeline, every slot a microbatch."""
+
+    stages: int
+    microbatches: int
+    bubble: float
+    """Share of the time in which a stage waits."""
+    device_bytes: int
+    microbatches_to_match: int | None
+    """The fewest that lose no more time to the bubble than is exposed on the link; None when that
+    is not known, or is nothing."""
+    most_microbatches: int
+    """How many have a sequence for every device of the data axis."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """The numbers of one job."""
 
@@ -84,24 +100,27 @@ class Plan:
     """Sent by the busiest host, to all its peers together."""
     checkpoint_bytes: int
     speed: Speed
+    pipeline: PipelinePlan | None
+    """None with one pod."""
 
 
 def plan(job: Job, assumptions: Assumptions) -> Plan:
     """The plan of a job whose configurations passed model.config.problems."""
     length = job.slot.sequence_length
-    most_slots = max(end - first for first, end in job.slots)
     numbers = flops.parameter_count(job.model) + flops.norm_scale_count(job.model)
     moments = OPTIMIZER_MOMENTS * 4
+    speed = _speed(job, assumptions)
     return Plan(
         parameters=flops.parameter_count(job.model),
         model_flops_per_token=flops.model_flops_per_token(job.model, length),
         hardware_flops_per_token=flops.hardware_flops_per_token(job.model, length),
         bytes_per_device=device_bytes(
-            job.model, job.slot, job.mesh, sums_slots=most_slots > 1 or len(job.slots) > 1
+            job.model, job.slot, job.mesh, gradients=gradients_at_once(job.slots)
         ),
         link_bytes_per_host_per_step=link_bytes_per_host(job),
         checkpoint_bytes=numbers * (ITEM_BYTES[job.model.param_dtype] + moments),
-        speed=_speed(job, assumptions),
+        speed=speed,
+        pipeline=_pipeline(job, speed) if len(job.slots) > 1 else None,
     )
 
 
@@ -114,25 +133,8 @@ def link_bytes_per_host(job: Job) -> int:
     peers = len(job.slots) - 1
     numbers = flops.parameter_count(job.model) + flops.norm_scale_count(job.model)
     gradient = -(-numbers // job.hosts_per_pod) * ITEM_BYTES[job.link_dtype] + NUM_METRICS * 4
-    parts = max(tree_parts(job.num_slots, *slots) for slots in job.slots)
+    parts = max(len(part_sizes(job.num_slots, *slots)) for slots in job.slots)
     return peers * parts * gradient
-
-
-def tree_parts(num_slots: int, first: int, end: int) -> int:
-    """How many maximal nodes of the slot tree lie inside [first, end); 1 for even shares.
-
-    The tree halves [a, b) at a + (b - a + 1) // 2 (docs/design.md, section 2).
-    """
-
-    def count(low: int, high: int) -> int:
-        if high <= first or end <= low:
-            return 0
-        if first <= low and high <= end:
-            return 1
-        middle = low + (high - low + 1) // 2
-        return count(low, middle) + count(middle, high)
-
-    return count(0, num_slots)
 
 
 def days_to_train(tokens: float, tokens_per_second: float) -> float:
@@ -167,6 +169,23 @@ def _speed(job: Job, given: Assumptions) -> Speed:
         mfu=mfu,
         hfu=hfu,
         weak_scaling=scaling,
+    )
+
+
+def _pipeline(job: Job, speed: Speed) -> PipelinePlan:
+    pipeline = Pipeline(stages=len(job.slots), microbatches=job.num_slots)
+    lost = None
+    if speed.step_seconds and speed.exposed_seconds:
+        lost = speed.exposed_seconds / speed.step_seconds
+    return PipelinePlan(
+        stages=pipeline.stages,
+        microbatches=pipeline.microbatches,
+        bubble=pipeline.bubble,
+        device_bytes=pipeline.device_bytes(device_bytes(job.model, job.slot, job.mesh)),
+        microbatches_to_match=(
+            microbatches_for(pipeline.stages, lost) if lost is not None and lost < 1 else None
+        ),
+        most_microbatches=max(1, job.num_slots * job.slot.microbatch // job.mesh.data),
     )
 
 

@@ -224,7 +224,7 @@ class CheckpointPlace(_message.Message):
     def __init__(self, job: _Optional[str] = ..., directory: _Optional[str] = ..., step: _Optional[int] = ..., generation: _Optional[int] = ...) -> None: ...
 
 class ProgramReady(_message.Message):
-    __slots__ = ("job", "generation", "ready_seconds", "compile_seconds", "dataset_digest", "data_steps", "device_bytes")
+    __slots__ = ("job", "generation", "ready_seconds", "compile_seconds", "dataset_digest", "data_steps", "device_bytes", "sources")
     class DeviceBytesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -239,6 +239,7 @@ class ProgramReady(_message.Message):
     DATASET_DIGEST_FIELD_NUMBER: _ClassVar[int]
     DATA_STEPS_FIELD_NUMBER: _ClassVar[int]
     DEVICE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SOURCES_FIELD_NUMBER: _ClassVar[int]
     job: str
     generation: int
     ready_seconds: float
@@ -246,7 +247,22 @@ class ProgramReady(_message.Message):
     dataset_digest: str
     data_steps: int
     device_bytes: _containers.ScalarMap[str, int]
-    def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ..., ready_seconds: _Optional[float] = ..., compile_seconds: _Optional[float] = ..., dataset_digest: _Optional[str] = ..., data_steps: _Optional[int] = ..., device_bytes: _Optional[_Mapping[str, int]] = ...) -> None: ...
+    sources: _containers.RepeatedCompositeFieldContainer[DataSource]
+    def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ..., ready_seconds: _Optional[float] = ..., compile_seconds: _Optional[float] = ..., dataset_digest: _Optional[str] = ..., data_steps: _Optional[int] = ..., device_bytes: _Optional[_Mapping[str, int]] = ..., sources: _Optional[_Iterable[_Union[DataSource, _Mapping]]] = ...) -> None: ...
+
+class DataSource(_message.Message):
+    __slots__ = ("name", "num_documents", "num_tokens", "num_sequences", "epoch_sequences")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    NUM_DOCUMENTS_FIELD_NUMBER: _ClassVar[int]
+    NUM_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    NUM_SEQUENCES_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_SEQUENCES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    num_documents: int
+    num_tokens: int
+    num_sequences: int
+    epoch_sequences: int
+    def __init__(self, name: _Optional[str] = ..., num_documents: _Optional[int] = ..., num_tokens: _Optional[int] = ..., num_sequences: _Optional[int] = ..., epoch_sequences: _Optional[int] = ...) -> None: ...
 
 class GrantWindow(_message.Message):
     __slots__ = ("job", "generation", "last_step")
@@ -275,7 +291,7 @@ class Dismiss(_message.Message):
     def __init__(self, reason: _Optional[str] = ...) -> None: ...
 
 class StepsApplied(_message.Message):
-    __slots__ = ("job", "generation", "first_step", "time_unix_seconds", "loss", "grad_norm", "learning_rate", "seconds", "exchange_seconds", "exposed_seconds", "data_wait_seconds", "link_bytes", "digests", "pause_seconds")
+    __slots__ = ("job", "generation", "first_step", "time_unix_seconds", "loss", "grad_norm", "learning_rate", "seconds", "exchange_seconds", "exposed_seconds", "data_wait_seconds", "link_bytes", "digests", "pause_seconds", "source_sequences")
     JOB_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     FIRST_STEP_FIELD_NUMBER: _ClassVar[int]
@@ -290,6 +306,7 @@ class StepsApplied(_message.Message):
     LINK_BYTES_FIELD_NUMBER: _ClassVar[int]
     DIGESTS_FIELD_NUMBER: _ClassVar[int]
     PAUSE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_SEQUENCES_FIELD_NUMBER: _ClassVar[int]
     job: str
     generation: int
     first_step: int
@@ -304,7 +321,8 @@ class StepsApplied(_message.Message):
     link_bytes: _containers.RepeatedScalarFieldContainer[int]
     digests: _containers.RepeatedCompositeFieldContainer[StateDigest]
     pause_seconds: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ..., first_step: _Optional[int] = ..., time_unix_seconds: _Optional[_Iterable[float]] = ..., loss: _Optional[_Iterable[float]] = ..., grad_norm: _Optional[_Iterable[float]] = ..., learning_rate: _Optional[_Iterable[float]] = ..., seconds: _Optional[_Iterable[float]] = ..., exchange_seconds: _Optional[_Iterable[float]] = ..., exposed_seconds: _Optional[_Iterable[float]] = ..., data_wait_seconds: _Optional[_Iterable[float]] = ..., link_bytes: _Optional[_Iterable[int]] = ..., digests: _Optional[_Iterable[_Union[StateDigest, _Mapping]]] = ..., pause_seconds: _Optional[_Iterable[float]] = ...) -> None: ...
+    source_sequences: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ..., first_step: _Optional[int] = ..., time_unix_seconds: _Optional[_Iterable[float]] = ..., loss: _Optional[_Iterable[float]] = ..., grad_norm: _Optional[_Iterable[float]] = ..., learning_rate: _Optional[_Iterable[float]] = ..., seconds: _Optional[_Iterable[float]] = ..., exchange_seconds: _Optional[_Iterable[float]] = ..., exposed_seconds: _Optional[_Iterable[float]] = ..., data_wait_seconds: _Optional[_Iterable[float]] = ..., link_bytes: _Optional[_Iterable[int]] = ..., digests: _Optional[_Iterable[_Union[StateDigest, _Mapping]]] = ..., pause_seconds: _Optional[_Iterable[float]] = ..., source_sequences: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class StateDigest(_message.Message):
     __slots__ = ("step", "sha256")

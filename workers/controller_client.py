@@ -104,6 +104,16 @@ def encode_report(report: Report) -> pb.HostEvent:
                 dataset_digest=report.dataset_digest,
                 data_steps=report.data_steps,
                 device_bytes=report.device_bytes,
+                sources=[
+                    pb.DataSource(
+                        name=source.name,
+                        num_documents=source.documents,
+                        num_tokens=source.tokens,
+                        num_sequences=source.sequences,
+                        epoch_sequences=source.epoch_sequences,
+                    )
+                    for source in report.sources
+                ],
             )
             return pb.HostEvent(program_ready=ready)
         case Applied():
@@ -204,6 +214,7 @@ def _steps_applied(applied: Applied) -> pb.StepsApplied:
             for record in records
             if record.state_sha256
         ],
+        source_sequences=applied.source_sequences,
     )
 
 

@@ -106,6 +106,8 @@ class Host:
         self._fetches: dict[Assignment, asyncio.Task[None]] = {}
         self._assembly: asyncio.Task[None] | None = None
         self._storage_work: set[asyncio.Task[None]] = set()
+        # One after the other, in the order they were asked for: publishing deletes what is before.
+        self._storage = asyncio.Lock()
 
     def report(self, report: Report) -> None:
         """Send a report up; on the event loop's thread."""
@@ -211,17 +213,18 @@ class Host:
     async def _publish(self, order: pb.PublishCheckpoint) -> None:
         error = ""
         try:
-            await asyncio.to_thread(
-                layout.publish,
-                codec.directory_of(order.directory, self._checkpoints),
-                order.job,
-                order.step,
-                order.generation,
-                order.num_members,
-                order.state_sha256.hex(),
-                order.data_position,
-                codec.ranges_of(order.skipped),
-            )
+            async with self._storage:
+                await asyncio.to_thread(
+                    layout.publish,
+                    codec.directory_of(order.directory, self._checkpoints),
+                    order.job,
+                    order.step,
+                    order.generation,
+                    order.num_members,
+                    order.state_sha256.hex(),
+                    order.data_position,
+                    codec.ranges_of(order.skipped),
+                )
         except (OSError, layout.CheckpointError) as failure:
             error = str(failure)
         assignment = Assignment(order.job, order.generation)
@@ -231,7 +234,8 @@ class Host:
         root = codec.directory_of(order.directory, self._checkpoints)
         folder = layout.step_folder(root, order.job, order.step, order.generation)
         try:
-            await asyncio.to_thread(layout.remove, folder)
+            async with self._storage:
+                await asyncio.to_thread(layout.remove, folder)
         except OSError:
             logger.exception("%s cannot be deleted and takes up room", folder)
 

@@ -6,8 +6,10 @@ import bisect
 import dataclasses
 import enum
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from workers.data.report import SourceReport
 
 
 class Phase(enum.Enum):
@@ -128,6 +130,8 @@ class Ready:
     data_steps: int
     """Steps that the data lasts for, all epochs together; 0 without data."""
     device_bytes: Mapping[str, int]
+    sources: Sequence[SourceReport] = ()
+    """In the order of the specification; none without data."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -156,6 +160,8 @@ class Applied:
     assignment: Assignment
     fields: list[str]
     records: list[StepRecord]
+    source_sequences: tuple[int, ...] = ()
+    """Trained on by the whole gang through the last of these steps, by source."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from workers.checkpoint.saver import Saver
 from workers.data.batches import BatchPlan
 from workers.data.dataset import TokenDataset, open_dataset
 from workers.data.prefetch import Prefetcher
+from workers.data.seen import SeenSequences
 from workers.evaluation import Evaluator
 from workers.exchange.agreement import PodAgreement
 from workers.exchange.base import GradientExchange, Membership
@@ -64,6 +65,8 @@ def prepare(
         dataset = opened.result() if opened else None
         plan = _batch_plan(order, program)
         data_steps = dataset.num_steps(order.epochs, plan) if dataset else 0
+        if dataset:
+            run.seen = SeenSequences(dataset, order.seed, plan)
         if dataset and dataset.held_out and order.evaluate_every:
             run.evaluator = Evaluator(order, dataset.held_out, program.microbatch)
     run.phase = Phase.COMPILE
@@ -92,6 +95,7 @@ def prepare(
         dataset_digest=dataset.digest if dataset else "none",
         data_steps=data_steps,
         device_bytes=_device_bytes(program),
+        sources=dataset.reports if dataset else (),
     )
 
 

@@ -10,6 +10,7 @@ import traceback
 
 from workers.checkpoint.saver import Saver
 from workers.data.errors import DataError
+from workers.data.seen import SeenSequences
 from workers.evaluation import Evaluator
 from workers.exchange.base import ExchangeError, PeerUnreachable
 from workers.orders import Applied, Faulted, JobOrder, Phase
@@ -50,6 +51,8 @@ class Run:
     """Absent in jobs that write no checkpoints."""
     evaluator: Evaluator | None = None
     """Absent in jobs that evaluate nothing."""
+    seen: SeenSequences | None = None
+    """Absent in jobs without data."""
     target_steps: int = dataclasses.field(init=False)
     """Those of the order, or those the data lasts for."""
     fields: list[str] = dataclasses.field(default_factory=list)
@@ -100,7 +103,8 @@ class Run:
             return None
         records = [step.settle() for step in self.unsettled]
         self.unsettled = []
-        return Applied(self.order.assignment, self.fields, records)
+        seen = self.seen.through(records[-1].step) if self.seen is not None else ()
+        return Applied(self.order.assignment, self.fields, records, seen)
 
     def mark_reported(self, now: float) -> None:
         """All applied steps are reported, at `now` in seconds of the caller's clock."""

@@ -68,6 +68,7 @@ def plan_document(spec: Spec, pods: Iterable[Pod]) -> dict[str, Any]:
         "tokens_per_step": job.num_slots * job.tokens_per_slot,
         **dataclasses.asdict(speed),
         "days": _days(spec, plan),
+        "pipeline": dataclasses.asdict(plan.pipeline) if plan.pipeline else None,
         "warnings": [
             *_assumption_warnings(spec),
             *_pod_warnings(spec, pods),

@@ -9,6 +9,7 @@ from controller.core.cluster import Assignment, HostRef, Inventory, Traffic
 from controller.core.evaluation import Part
 from controller.core.job import Job, JobSpec
 from controller.core.program import Program
+from controller.core.sources import DataSource
 from controller.core.step import StepRecord
 
 
@@ -110,6 +111,8 @@ class ProgramReady:
     dataset_digest: str
     data_steps: int
     """0 when the program takes no data."""
+    sources: tuple[DataSource, ...] = ()
+    """In the order of the specification."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -117,6 +120,8 @@ class StepsApplied:
     host: HostRef
     assignment: Assignment
     records: tuple[StepRecord, ...]
+    source_sequences: tuple[int, ...] = ()
+    """Trained on through the last of these steps, by source."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

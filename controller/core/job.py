@@ -16,6 +16,7 @@ from controller.core.batch import BatchPhase, Range
 from controller.core.checkpoint import Checkpoints, Origin
 from controller.core.evaluation import Evaluations
 from controller.core.program import Program
+from controller.core.sources import DataSource
 from controller.core.spikes import SpikePolicy
 from controller.core.step import Progress
 
@@ -177,6 +178,8 @@ class Job:
     evaluations: Evaluations = dataclasses.field(default_factory=Evaluations)
     data_digest: str | None = None
     """Of the tokens it trains on, once known; every later generation must find the same."""
+    sources: tuple[DataSource, ...] = ()
+    """Of the data, in the order of the specification, once its hosts have opened it."""
     peak_flops_per_second: float | None = None
     """Peak of all devices of the gang for the compute dtype; None when any is unknown."""
     peak_source: str | None = None

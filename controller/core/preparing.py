@@ -85,7 +85,7 @@ def program_ready(turn: Turn, event: events.ProgramReady, _policy: LivenessPolic
         )
         membership.fail(turn, job, Reason("DataChanged", message))
     else:
-        job = dataclasses.replace(job, data_digest=event.dataset_digest)
+        job = dataclasses.replace(job, data_digest=event.dataset_digest, sources=event.sources)
         _start(turn, job, _target_steps(turn, job, event.data_steps))
 
 
@@ -116,6 +116,7 @@ def _start(turn: Turn, job: Job, target_steps: int) -> None:
     reason = Reason("Training", f"{len(job.gang)} pods in lockstep")
     if len(job.gang) == 1:
         reason = Reason("Training", "one pod")
+    is_rewound = job.rewound_at is not None
     job = dataclasses.replace(
         job.moved(Move.READY, reason),
         progress=progress,
@@ -125,7 +126,9 @@ def _start(turn: Turn, job: Job, target_steps: int) -> None:
         peak_source=turn.pods[job.gang[0]].inventories[0].peak_source,
     )
     start = f"goes on after step {after}" if after else "starts"
-    turn.put_job(job, Entry("job.started", f"all hosts are ready; training {start}", job.id))
+    message = f"all hosts are ready; training {start}"
+    data = {"step": after, "attempt": job.attempt, "is_rewound": is_rewound}
+    turn.put_job(job, Entry("job.started", message, job.id, data=data))
     if progress.is_complete:
         saving.finish(turn, job)
     else:

@@ -117,7 +117,16 @@ class Progress:
     recent: tuple[StepRecord, ...] = ()
     digests: Mapping[str, tuple[int, str]] = dataclasses.field(default_factory=dict)
     """Pod name -> (step, sha256) of its newest digest."""
+    source_sequences: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+    """Pod name -> sequences of every source that were trained on through its applied step."""
     totals: Totals = Totals()
+
+    @property
+    def seen(self) -> tuple[int, ...] | None:
+        """Sequences of every source that were trained on through the last merged step; None before
+        the first report."""
+        slowest = min(self.applied, key=self.applied.__getitem__, default="")
+        return self.source_sequences.get(slowest) or None
 
     @property
     def is_complete(self) -> bool:
@@ -144,7 +153,10 @@ def begin(
 
 
 def report(
-    progress: Progress, pod: str, records: Sequence[StepRecord]
+    progress: Progress,
+    pod: str,
+    records: Sequence[StepRecord],
+    source_sequences: tuple[int, ...] = (),
 ) -> tuple[Progress, list[MergedStep]]:
     """Fold one pod's records in; returns the steps that became complete, oldest first.
 
@@ -170,6 +182,7 @@ def report(
             last=complete[-1] if complete else progress.last,
             recent=(progress.recent + tuple(complete[-RECENT_STEPS:]))[-RECENT_STEPS:],
             digests=digests,
+            source_sequences={**progress.source_sequences, pod: source_sequences},
             totals=progress.totals.plus(complete),
         ),
         merged,

@@ -27,7 +27,7 @@ def steps_applied(turn: Turn, event: events.StepsApplied, _policy: LivenessPolic
     if job is None or job.progress is None:
         return
     before = job.progress
-    progress, merged = step.report(before, event.host.pod, event.records)
+    progress, merged = step.report(before, event.host.pod, event.records, event.source_sequences)
     totals = before.totals
     turn.measure(dataclasses.replace(job, progress=progress), merged)
     if job.state is not JobState.RUNNING:
@@ -118,7 +118,9 @@ def _rewind(turn: Turn, job: Job, record: step.StepRecord, where: str) -> None:
     job = dataclasses.replace(
         job.moved(Move.REWIND, Reason("Rewinding", message)),
         generation=job.generation + 1,
-        progress=dataclasses.replace(progress, merged=after, recent=(), totals=totals),
+        progress=dataclasses.replace(
+            progress, merged=after, recent=(), source_sequences={}, totals=totals
+        ),
         checkpoints=job.checkpoints.discarded(gone).begun_anew(),
         skipped=batch.skip(job.skipped, position, count),
         rewinds=job.rewinds + 1,
@@ -132,6 +134,7 @@ def _rewind(turn: Turn, job: Job, record: step.StepRecord, where: str) -> None:
         "loss": step.finite(record.loss),
         "to_step": after,
         "skipped": count,
+        "generation": job.generation,
     }
     turn.put_job(job, Entry("spike.rewound", message, job.id, data=data))
     for saved in gone:

@@ -47,8 +47,8 @@ class Outcome:
     commands: Sequence[Command]
     entries: Sequence[Entry]
     changed_jobs: Sequence[Job]
-    steps: Sequence[tuple[str, Sequence[MergedStep]]]
-    """(job id, steps that became complete)."""
+    steps: Sequence[tuple[Job, Sequence[MergedStep]]]
+    """(job in the generation that applied them, steps that became complete)."""
     forgotten_jobs: Sequence[str] = ()
     """Ids of jobs of which nothing is to be kept; none of them is live."""
 
@@ -66,7 +66,7 @@ class Turn:
         self._commands: list[Command] = []
         self._entries: list[Entry] = []
         self._decided: dict[str, Job] = {}
-        self._steps: list[tuple[str, Sequence[MergedStep]]] = []
+        self._steps: list[tuple[Job, Sequence[MergedStep]]] = []
         self._forgotten: list[str] = []
 
     @property
@@ -124,7 +124,7 @@ class Turn:
         """New measurements of a job: kept in the state, never journalled."""
         self._jobs[job.id] = job
         if steps:
-            self._steps.append((job.id, steps))
+            self._steps.append((job, steps))
 
     def forget(self, job_id: str) -> None:
         """Nothing of a job that has ended is to be kept."""

@@ -10,7 +10,7 @@ import dataclasses
 import math
 from typing import Any
 
-from controller.core import goodput
+from controller.core import goodput, sources
 from controller.core.checkpoint import Saved
 from controller.core.cluster import Host, Pod
 from controller.core.job import Job
@@ -64,6 +64,7 @@ def job_document(job: Job, state: State, now: float) -> Document:
         "time_seconds": goodput.time_seconds(job, now),
         "link_bytes": progress.totals.link_bytes if progress else 0,
         "exposed_seconds": progress.totals.exposed_seconds if progress else 0.0,
+        "data": _data(job),
         "evaluation": _evaluation(job),
         "rewinds": job.rewinds,
         "skipped": [list(skipped) for skipped in job.skipped],
@@ -156,6 +157,29 @@ def link_documents(state: State) -> list[Document]:
         }
         for (src, dst), (sent, seconds, retries) in sorted(totals.items())
     ]
+
+
+def _data(job: Job) -> Document | None:
+    """None before the hosts have opened the data, and for programs that take none."""
+    if not job.sources:
+        return None
+    length = job.spec.sequence_length
+    planned = job.spec.tokens_through(job.target_steps) // length
+    seen = job.progress.seen if job.progress else None
+    return {
+        "digest": job.data_digest,
+        "sources": [
+            {
+                "name": each.source.name,
+                "documents": each.source.documents,
+                "tokens": each.source.tokens,
+                "share": each.share,
+                "planned_tokens": each.planned * length,
+                "seen_tokens": each.seen * length if each.seen is not None else None,
+            }
+            for each in sources.progress(job.sources, planned, seen)
+        ],
+    }
 
 
 def _evaluation(job: Job) -> Document | None:

@@ -100,6 +100,11 @@ def shares(amounts: Mapping[str, float]) -> list[dict[str, Any]]:
     return parts
 
 
+def passed_over(skipped: Sequence[Sequence[int]]) -> int:
+    """Sequences in ranges [first, end) of positions."""
+    return sum(end - first for first, end in skipped)
+
+
 def _three_digits(value: float) -> str:
     magnitude = abs(value)
     return (
@@ -111,5 +116,16 @@ def _three_digits(value: float) -> str:
 
 FILTERS = {
     f.__name__: f
-    for f in (amount, count, percent, fixed, duration, memory, moment, clock_time, shares)
+    for f in (
+        amount,
+        count,
+        percent,
+        fixed,
+        duration,
+        memory,
+        moment,
+        clock_time,
+        passed_over,
+        shares,
+    )
 }

@@ -9,6 +9,7 @@ from controller.core import commands, events
 from controller.core.batch import Range
 from controller.core.cluster import Assignment, HostRef, Inventory, Traffic
 from controller.core.evaluation import Part
+from controller.core.sources import DataSource
 from controller.core.step import StepRecord
 from protos import control_pb2 as pb
 
@@ -61,11 +62,13 @@ def decode_event(host: HostRef, message: pb.HostEvent) -> events.Event:
                 ready.compile_seconds,
                 ready.dataset_digest,
                 ready.data_steps,
+                tuple(_source(source) for source in ready.sources),
             )
         case "steps_applied":
             applied = message.steps_applied
             assignment = Assignment(applied.job, applied.generation)
-            return events.StepsApplied(host, assignment, _records(applied))
+            seen = tuple(applied.source_sequences)
+            return events.StepsApplied(host, assignment, _records(applied), seen)
         case "job_faulted":
             fault = message.job_faulted
             return events.JobFaulted(
@@ -223,6 +226,16 @@ def _traffic(heartbeat: pb.Heartbeat) -> dict[str, Traffic]:
         peer.peer_pod: Traffic(peer.sent_bytes, peer.sending_seconds, peer.retries)
         for peer in heartbeat.link_traffic
     }
+
+
+def _source(source: pb.DataSource) -> DataSource:
+    return DataSource(
+        source.name,
+        source.num_documents,
+        source.num_tokens,
+        source.num_sequences,
+        source.epoch_sequences,
+    )
 
 
 def _records(applied: pb.StepsApplied) -> tuple[StepRecord, ...]:

@@ -121,8 +121,9 @@ class Loop:
             if not posted.done.cancelled():
                 posted.done.set_exception(error)
             return
-        for job_id, steps in outcome.steps:
-            self._record(job_id, steps, outcome)
+        for job, steps in outcome.steps:
+            self._unwritten += [(job.id, view.step_document(step, job)) for step in steps]
+            self._observe_steps(job.id, steps)
         if any(job.is_final or job.state is JobState.CANCELLING for job in outcome.changed_jobs):
             # Written in order, so whoever sees that a job has ended, or is about to, finds all of
             # its steps; a controller that takes over a cancel reads there how far the job came.
@@ -156,12 +157,6 @@ class Loop:
         await asyncio.get_running_loop().run_in_executor(
             self._writer, self._store.commit, now, rows, outcome.entries, keys
         )
-
-    def _record(self, job_id: str, steps: Sequence[MergedStep], outcome: Outcome) -> None:
-        job = next((j for j in outcome.changed_jobs if j.id == job_id), None)
-        job = job or outcome.state.jobs[job_id]
-        self._unwritten += [(job_id, view.step_document(step, job)) for step in steps]
-        self._observe_steps(job_id, steps)
 
     def _write_steps(self) -> None:
         if self._unwritten:

@@ -12,7 +12,7 @@ Document = dict[str, Any]
 
 def show(plan: Document) -> None:
     """Print the figures that are known; the others have a dash."""
-    sections = (_program(plan), _device(plan), _link(plan), _speed(plan))
+    sections = (_program(plan), _device(plan), _link(plan), _speed(plan), _pipeline(plan))
     rows = [row for section in sections for row in section]
     output.table(("PLAN", "FIGURE", "NOTE"), rows)
 
@@ -65,6 +65,28 @@ def _speed(plan: Document) -> list[tuple[str, str, str]]:
         ("MFU", figures.percent(plan["mfu"]), ""),
         ("HFU", figures.percent(plan["hfu"]), "recomputation counted"),
         ("time", figures.duration(days * 86_400 if days is not None else None), "undisturbed"),
+    ]
+
+
+def _pipeline(plan: Document) -> list[tuple[str, str, str]]:
+    """What PaLM did without, for the same pods."""
+    instead = plan["pipeline"]
+    if instead is None:
+        return []
+    fewest = instead["microbatches_to_match"]
+    return [
+        ("as a pipeline of the pods", f"{instead['stages']} stages", "instead of data parallelism"),
+        (
+            "  time in the bubble",
+            figures.percent(instead["bubble"]),
+            f"with {instead['microbatches']} microbatches, {instead['most_microbatches']} at most",
+        ),
+        (
+            "  microbatches to match",
+            str(fewest or figures.UNKNOWN),
+            "to lose as little as the link",
+        ),
+        ("  memory of a device", gib(instead["device_bytes"]), "a stage has its layers only"),
     ]
 
 

@@ -20,8 +20,10 @@ from controller.api.app import create_app
 from controller.api.context import ApiContext
 from controller.core import commands, events
 from controller.core.cluster import Assignment, HostRef, Inventory, Traffic
+from controller.core.evaluation import Part
 from controller.core.liveness import LivenessPolicy
 from controller.core.program import Program
+from controller.core.sources import DataSource
 from controller.core.step import StepRecord
 from controller.runtime.loop import Loop
 from controller.runtime.metrics import Metrics
@@ -76,10 +78,17 @@ class Rig:
 
     async def start(self, job_id: str) -> None:
         """Lower the job and have all its hosts ready."""
-        assignment = self.assignment(job_id)
-        await self.loop.ask(events.ProgramLowered(assignment, PROGRAM))
+        await self.loop.ask(events.ProgramLowered(self.assignment(job_id), PROGRAM))
+        await self.ready(job_id)
+
+    async def ready(self, job_id: str) -> None:
+        """All hosts are; the data is two sources, one three times as large as the other."""
+        sources = (DataSource("books", 12, 9000, 30, 30), DataSource("news", 5, 3000, 10, 10))
         for host in self.hosts(job_id):
-            await self.loop.ask(events.ProgramReady(host, assignment, 1.0, 0.5, "sha256:d", 1000))
+            event = events.ProgramReady(
+                host, self.assignment(job_id), 1.0, 0.5, "sha256:d", 1000, sources
+            )
+            await self.loop.ask(event)
 
     async def step(
         self, job_id: str, *steps: int, loss: float = 2.5, digest: str = "d" * 64
@@ -114,7 +123,14 @@ class Rig:
             )
             for number in steps
         )
-        await self.loop.ask(events.StepsApplied(host, self.assignment(job_id), records))
+        seen = (12 * steps[-1], 4 * steps[-1])
+        await self.loop.ask(events.StepsApplied(host, self.assignment(job_id), records, seen))
+
+    async def evaluate(self, job_id: str, step: int, loss: float) -> None:
+        """All pods evaluate their shares of the held-out text."""
+        for host in self.hosts(job_id):
+            part = Part((loss,), num_tokens=256, num_bytes=256)
+            await self.loop.ask(events.Evaluated(host, self.assignment(job_id), step, part))
 
     async def hear(self, src: str, dst: str, sent: int, seconds: float, retries: int) -> None:
         traffic = {dst: Traffic(sent, seconds, retries)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import random
 import time
 
 import numpy as np
@@ -15,14 +16,17 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
 
 STEPS, EVERY, LENGTH = 60, 5, 32
 SCHEDULE = [[0, 4], [20, 8]]
-POISONED = range(30, 36)
-"""Steps whose batches are noise."""
+POISONED = range(36, 54)
+"""Steps whose batches are noise. The learning rate is low after them: what they break, the rest of
+the run cannot mend."""
+
+SPIKES = {"threshold": 10, "window": 16, "rewind_steps": 3, "skip_steps": 24}
+SENTENCE = "the quick brown fox jumps over the lazy dog and runs away from the bear\n"
 
 
-def poisoned_text(seed: int = 0) -> str:
-    """English-like text, but for the sequences that stand where the poisoned steps look."""
-    clean = "the quick brown fox jumps over the lazy dog and runs away from the bear\n" * 400
-    size = (len(clean) + 1 - 1) // LENGTH
+def poisoned_text(clean: str, seed: int = 0) -> str:
+    """The text, but for the sequences that stand where the poisoned steps look."""
+    size = len(clean) // LENGTH
     plan = BatchPlan(((1, 4), (21, 8)))
     positions = np.concatenate([plan.positions(step) for step in POISONED])
     _, sequences = locate(Mixture((size,), (size,)), seed, positions)
@@ -35,12 +39,20 @@ def poisoned_text(seed: int = 0) -> str:
 
 
 @pytest.fixture(scope="module")
-def document(make_spec, tmp_path_factory):
-    text = tmp_path_factory.mktemp("text") / "text.txt"
-    text.write_text(poisoned_text())
-    held_out = text.with_name("held-out.txt")
-    held_out.write_text("the lazy dog runs away from the quick brown bear and jumps over it\n" * 20)
-    source = {"name": "text", "kind": "text", "paths": [str(text)]}
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("text")
+    clean = SENTENCE * 400
+    (folder / "clean.txt").write_text(clean)
+    (folder / "poisoned.txt").write_text(poisoned_text(clean))
+    (folder / "held-out.txt").write_text(SENTENCE * 20)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def document(make_spec, folder):
+    source = {"name": "text", "kind": "text", "paths": [f"{folder}/poisoned.txt"]}
+    held_out = {**source, "paths": [f"{folder}/held-out.txt"]}
+    schedule = {"kind": "cosine", "warmup_steps": 5, "decay_steps": STEPS, "final_ratio": 0.0}
     return make_spec(
         data={"sources": [source], "epochs": 2},
         train={
@@ -48,12 +60,9 @@ def document(make_spec, tmp_path_factory):
             "global_batch": SCHEDULE,
             "sequence_length": LENGTH,
             "digest_every": 5,
-            "eval": {
-                "every": 20,
-                "sequences": 16,
-                "sources": [{**source, "paths": [str(held_out)]}],
-            },
-            "spikes": {"threshold": 10, "window": 16, "rewind_steps": 3, "skip_steps": 12},
+            "optimizer": {"kind": "adafactor", "schedule": schedule},
+            "eval": {"every": 15, "sequences": 16, "sources": [held_out]},
+            "spikes": SPIKES,
         },
         placement={"pods": {"min": 1, "max": 2}},
         checkpoint={"every": EVERY, "keep": 3},
@@ -84,28 +93,47 @@ def undisturbed(fleet, document):
         )
 
 
+def evaluations(client, job_id: str) -> dict[int, float]:
+    """Step -> held-out loss."""
+    told = events(client, job_id, "job.evaluated")
+    return {event["data"]["step"]: event["data"]["loss"] for event in told}
+
+
 def test_a_poisoned_stretch_is_met_by_going_back_and_skipping_it(undisturbed):
     job, steps, (rewound,) = undisturbed
     data = rewound["data"]
     assert data["step"] == POISONED.start
-    assert data["to_step"] == 25 and data["skipped"] == 12 * 8
-    assert (job["rewinds"], job["skipped"]) == (1, [[120, 216]])
+    assert data["to_step"] == 30 and data["skipped"] == 24 * 8
+    assert (job["rewinds"], job["skipped"]) == (1, [[160, 352]])
     losses = [loss for loss, _, _ in steps.values()]
     assert max(losses[20:]) < 1.5 * losses[20]
     assert job["tokens"] == (20 * 4 + 40 * 8) * LENGTH
     assert [steps[step][2] for step in (20, 21)] == [20 * 4 * LENGTH, (20 * 4 + 8) * LENGTH]
 
 
-def test_without_a_policy_the_stretch_is_trained_on(fleet, document, undisturbed):
-    job, _, _ = undisturbed
+def test_what_was_trained_on_is_told_by_source(undisturbed):
+    (source,) = undisturbed[0]["data"]["sources"]
+    assert source["seen_tokens"] == source["planned_tokens"] == undisturbed[0]["tokens"]
+    assert source["tokens"] == len(SENTENCE) * 400 + 1
+
+
+def test_a_run_recovers_with_the_policy_and_does_not_without(fleet, document, undisturbed, folder):
+    """Held-out loss at the end, against that of a run on clean text: measured 1.2 times with the
+    policy, 19 times without."""
     train = {key: value for key, value in document["train"].items() if key != "spikes"}
+    source = {"name": "text", "kind": "text", "paths": [f"{folder}/clean.txt"]}
+    clean = {**document["data"], "sources": [source]}
     with fleet() as running:
         running.client.wait_for_pods(2)
-        other = running.client.submit({**document, "train": train})
-        other = running.client.wait(other["id"], timeout=200)
-        losses = [loss for loss, _, _ in timeline(running.client, other["id"]).values()]
-    assert max(losses[28:36]) > 2 * losses[27]
-    assert other["evaluation"]["step"] == job["evaluation"]["step"] == STEPS
+        found = []
+        for changed in ({"train": train}, {"train": train, "data": clean}):
+            job = running.client.submit({**document, **changed})
+            job = running.client.wait(job["id"], timeout=200)
+            assert job["state"] == "SUCCEEDED", job["reason"]
+            found.append(evaluations(running.client, job["id"]))
+    without, untouched = found
+    assert without[STEPS] > 2 * without[30] and without[STEPS] > 5 * untouched[STEPS]
+    assert undisturbed[0]["evaluation"]["loss"] < 2 * untouched[STEPS] < untouched[30]
 
 
 def test_held_out_text_is_evaluated_on_the_way(undisturbed):
@@ -121,11 +149,13 @@ def test_a_run_killed_anywhere_ends_in_the_same_bits_spike_and_all(
     fleet, document, undisturbed, pods
 ):
     reference, expected, _ = undisturbed
+    last = random.randrange(1, STEPS - 5)
+    print(f"everything is killed after step {last}")  # shown when what follows fails
     with fleet() as running:
         running.client.wait_for_pods(2)
         job_id = running.client.submit(document)["id"]
         deadline = time.monotonic() + 120
-        while running.client.job(job_id)["step"] < (22 if pods == 2 else 32):
+        while running.client.job(job_id)["step"] < last:
             assert time.monotonic() < deadline
             time.sleep(0.02)
         running.controller.process.kill()

@@ -32,7 +32,7 @@ def compiled_bytes(config: ModelConfig, slot: SlotConfig) -> int:
 def test_the_need_is_within_a_fifth_of_what_the_compiler_plans(changes):
     config = dataclasses.replace(TINY, **changes)
     slot = SlotConfig(microbatch=4, sequence_length=256)
-    planned = device_bytes(config, slot, MeshConfig(), sums_slots=False)
+    planned = device_bytes(config, slot, MeshConfig())
     seen = compiled_bytes(config, slot)
     assert planned.total - planned.optimizer == pytest.approx(seen, rel=0.2)
 
@@ -58,11 +58,11 @@ def test_a_shard_is_what_the_program_places_on_a_device(preset, shape):
     assert shard_elements(config, mesh) == elements
 
 
-def test_summing_slots_needs_a_second_gradient():
+def test_every_gradient_at_hand_counts():
     slot = SlotConfig(microbatch=4, sequence_length=256)
-    one, two = (device_bytes(TINY, slot, MeshConfig(), sums_slots=x) for x in (False, True))
-    assert two.gradients == 2 * one.gradients
-    assert two.total - one.total == one.gradients
+    one, three = (device_bytes(TINY, slot, MeshConfig(), gradients=x) for x in (1, 3))
+    assert three.gradients == 3 * one.gradients
+    assert three.total - one.total == 2 * one.gradients
 
 
 # What libtpu 0.0.52 plans for forward_backward, with the optimizer's state left out
@@ -81,7 +81,7 @@ def test_published_sizes_are_within_a_fifth_of_the_tpu_compilers_plan(
     config = dataclasses.replace(PRESETS[preset], **changes)
     slot = SlotConfig(microbatch=microbatch, sequence_length=2048)
     shape = MeshConfig(data=mesh[0], model=mesh[1])
-    need = device_bytes(config, slot, shape, sums_slots=False)
+    need = device_bytes(config, slot, shape)
     assert need.total - need.optimizer == pytest.approx(compiled, rel=0.2)
 
 

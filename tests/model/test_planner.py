@@ -8,7 +8,6 @@ from model import planner
 from model.config import PRESETS, MeshConfig, SlotConfig
 from model.pipeline import Pipeline, microbatches_for
 from model.planner import Assumptions, Job
-from workers.exchange.tree import maximal_subtrees
 
 V4_PEAK = 275e12
 
@@ -84,13 +83,6 @@ def test_one_pod_sends_nothing_and_exposes_nothing():
 def test_what_cannot_be_known_is_none(given):
     speed = planner.plan(palm_540b(), given).speed
     assert (speed.step_seconds, speed.tokens_per_second, speed.mfu) == (None, None, None)
-
-
-def test_the_parts_are_those_of_the_slot_tree():
-    for num_slots in range(1, 20):
-        for first, end in itertools.combinations(range(num_slots + 1), 2):
-            parts = len(maximal_subtrees(num_slots, first, end))
-            assert planner.tree_parts(num_slots, first, end) == parts
 
 
 def test_a_pipeline_waits_and_holds_as_gpipe_says():

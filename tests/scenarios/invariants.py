@@ -70,8 +70,9 @@ class Invariants:
 
     def _steps_merge_in_order(self, before: State, outcome: Outcome) -> None:
         """Each step is applied by all pods of a generation, once, one after the other."""
-        for job_id, steps in outcome.steps:
-            generation = _generation(before.jobs[job_id])
+        for applied, steps in outcome.steps:
+            generation = _generation(applied)
+            assert generation == _generation(before.jobs[applied.id])
             numbers = [step.record.step for step in steps]
             done = self._merged.get(generation, self._began.get(generation, 0))
             assert numbers == list(range(done + 1, done + 1 + len(numbers)))

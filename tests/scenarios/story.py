@@ -19,8 +19,8 @@ class Story:
         details = [f"  noted   {entry.kind}: {entry.message}" for entry in outcome.entries]
         details += [f"  ordered {_order(command)}" for command in outcome.commands]
         details += [
-            f"  merged  {job_id} steps {steps[0].record.step}..{steps[-1].record.step}"
-            for job_id, steps in outcome.steps
+            f"  merged  {job.id} steps {steps[0].record.step}..{steps[-1].record.step}"
+            for job, steps in outcome.steps
         ]
         details += [
             f"  job     {job.id} {job.state} generation {job.generation} ({job.reason.code})"

@@ -17,6 +17,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import shutil
 from collections.abc import Sequence
 
@@ -47,6 +48,14 @@ class Manifest:
 
 def step_folder(root: pathlib.Path, job: str, step: int, generation: int) -> pathlib.Path:
     return root / job / f"step-{step:08d}.g{generation}"
+
+
+def _is_before(name: str, step: int, generation: int) -> bool:
+    """Of a folder of the same job: of an earlier generation, or an earlier step of this one."""
+    named = re.fullmatch(r"step-(\d+)\.g(\d+)", name)
+    return named is not None and (
+        int(named[2]) < generation or (int(named[2]) == generation and int(named[1]) < step)
+    )
 
 
 def part_folder(folder: pathlib.Path, member_index: int) -> pathlib.Path:
@@ -90,7 +99,8 @@ def publish(
     data_position: int = 0,
     skipped: Sequence[Sequence[int]] = (),
 ) -> Manifest:
-    """Make a folder whose parts are complete a checkpoint, all at once.
+    """Make a folder whose parts are complete a checkpoint, all at once, and delete what the job
+    began earlier and never finished: who wrote this one writes none of those any more.
 
     Raises CheckpointError or OSError, and then it is none.
     """
@@ -111,6 +121,9 @@ def publish(
         job, step, generation, state_sha256, parts, num_bytes, data_position, skipped
     )
     _write_at_once(folder / MANIFEST, {"format": FORMAT, **dataclasses.asdict(manifest)})
+    for earlier in folder.parent.iterdir():
+        if _is_before(earlier.name, step, generation) and not (earlier / MANIFEST).exists():
+            shutil.rmtree(earlier, ignore_errors=True)
     return manifest
 
 

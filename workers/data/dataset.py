@@ -11,7 +11,6 @@ import json
 import logging
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,27 +19,15 @@ import numpy as np
 from workers.data.batches import BatchPlan
 from workers.data.errors import DataError
 from workers.data.held_out import HeldOut, HeldOutSource, check_eval, hold_out
-from workers.data.mixture import Mixture, count, locate, quota
+from workers.data.mixture import Mixture, locate, quota
 from workers.data.packing import SourceTokens, gather, num_sequences
+from workers.data.report import SourceReport
 from workers.data.sentencepiece_tokenizer import SentencePieceTokenizer
 from workers.data.sources import Source, source_of
 from workers.data.tokenizer import ByteTokenizer, Tokenizer
 from workers.data.tokenizing import tokens_of
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class SourceReport:
-    """What a source amounts to in training."""
-
-    name: str
-    documents: int
-    tokens: int
-    sequences: int
-    weight: float
-    share: float
-    """Of the sequences of an epoch."""
 
 
 class TokenDataset:
@@ -63,8 +50,7 @@ class TokenDataset:
                 documents=source.num_documents,
                 tokens=len(source.tokens),
                 sequences=size,
-                weight=source.weight,
-                share=share / self.mixture.epoch_size,
+                epoch_sequences=share,
             )
             for source, size, share in zip(
                 sources, self.mixture.sizes, self.mixture.quotas, strict=True
@@ -79,14 +65,6 @@ class TokenDataset:
         targets are inputs shifted by one."""
         sources, sequences = locate(self.mixture, seed, np.asarray(positions, np.int64))
         return gather(self._tokens, sources, sequences, self.sequence_length)
-
-    def count(self, seed: int, positions: Sequence[int] | np.ndarray) -> dict[str, int]:
-        """Sequences of every source among these positions, by name."""
-        counts = count(self.mixture, seed, np.asarray(positions, np.int64)).tolist()
-        named = dict.fromkeys((report.name for report in self.reports), 0)
-        for report, number in zip(self.reports, counts, strict=True):
-            named[report.name] += number
-        return named
 
     def num_steps(self, epochs: int, plan: BatchPlan) -> int:
         """Steps that so many epochs last. Raises DataError when they do not fill one batch."""
@@ -186,10 +164,9 @@ def _opened(sources: Sequence[Source], tokenizer: Tokenizer, folder: Path) -> li
 def _log(dataset: TokenDataset) -> None:
     for report in dataset.reports:
         logger.info(
-            "data source %s: %d documents, %d tokens, %d sequences of %d, weight %g,"
-            " %.1f%% of an epoch",
+            "data source %s: %d documents, %d tokens, %d sequences of %d, %d in an epoch of %d",
             *(report.name, report.documents, report.tokens, report.sequences),
-            *(dataset.sequence_length, report.weight, 100 * report.share),
+            *(dataset.sequence_length, report.epoch_sequences, dataset.mixture.epoch_size),
         )
     if (held_out := dataset.held_out) is not None:
         for part in held_out.held:

@@ -21,6 +21,9 @@ from workers.data.permutation import permute
 # First part of a key, so that the two uses of permutations never share one.
 _EPOCH_ORDER, _SOURCE_ORDER = 0, 1
 
+# Positions whose places are in memory together while they are counted: some 50 MB.
+_COUNTED_AT_ONCE = 1 << 20
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Mixture:
@@ -54,10 +57,27 @@ def locate(mixture: Mixture, seed: int, positions: np.ndarray) -> tuple[np.ndarr
     return sources, sequences
 
 
-def count(mixture: Mixture, seed: int, positions: np.ndarray) -> np.ndarray:
-    """Sequences of every source at positions >= 0, int64 [number of sources]."""
-    _, _, sources = _places(mixture, seed, positions)
-    return np.bincount(sources, minlength=len(mixture.sizes))
+def count(mixture: Mixture, seed: int, first: int, end: int) -> np.ndarray:
+    """Sequences of every source at the positions from `first` to `end` - 1, int64 [number of
+    sources]. Takes time in proportion to the part of an epoch at both ends."""
+    size = mixture.epoch_size
+    whole_first, whole_end = -(-first // size), end // size
+    if whole_end <= whole_first:
+        return _count_each(mixture, seed, first, end)
+    return (
+        _count_each(mixture, seed, first, whole_first * size)
+        + (whole_end - whole_first) * np.array(mixture.quotas, np.int64)
+        + _count_each(mixture, seed, whole_end * size, end)
+    )
+
+
+def _count_each(mixture: Mixture, seed: int, first: int, end: int) -> np.ndarray:
+    counts = np.zeros(len(mixture.sizes), np.int64)
+    for start in range(first, end, _COUNTED_AT_ONCE):
+        positions = np.arange(start, min(start + _COUNTED_AT_ONCE, end))
+        _, _, sources = _places(mixture, seed, positions)
+        counts += np.bincount(sources, minlength=len(mixture.sizes))
+    return counts
 
 
 def _places(

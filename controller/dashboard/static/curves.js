@@ -1,7 +1,9 @@
-// The four curves of a job over its steps. Fetches only steps it has not seen; when a long job has more
-// than a screen can show, the server is asked for an even sample of all.
+// The four curves of a job over its steps, with marks where it went back or started again. Fetches
+// only steps it has not seen; when a long job has more than a screen can show, the server is asked for
+// an even sample of all.
 
 import { Chart } from "./chart.js";
+import { Story } from "./story.js";
 
 const MOST_POINTS = 2000;
 const SMOOTHED_SHARE = 0.05; // of the curve: short curves follow closely, long ones calmly
@@ -9,10 +11,11 @@ const SMOOTHED_SHARE = 0.05; // of the curve: short curves follow closely, long 
 export class Curves {
   constructor(job) {
     this.url = `/api/v1/jobs/${job}/steps`;
+    this.story = new Story(job);
     this.steps = [];
     this.isUpdating = false;
     this.charts = [
-      new Chart("chart-loss", ["raw", "smoothed"], (steps) => {
+      new Chart("chart-loss", ["raw", "smoothed", "held out"], (steps) => {
         const losses = steps.map((step) => step.loss);
         return [losses, smoothed(losses)];
       }, false),
@@ -31,14 +34,16 @@ export class Curves {
     if (this.isUpdating) return;
     this.isUpdating = true;
     try {
+      await this.story.update();
       await this.fetchNew();
-      for (const chart of this.charts) chart.draw(this.steps);
+      for (const chart of this.charts) chart.draw(this.steps, this.story);
     } finally {
       this.isUpdating = false;
     }
   }
 
   async fetchNew() {
+    this.steps = this.steps.filter((step) => !this.story.isUndone(step));
     const last = this.steps.at(-1)?.step ?? 0;
     const fresh = await this.fetch(`after=${last}&points=${MOST_POINTS}`);
     const isEven = this.steps.length + fresh.length <= MOST_POINTS;
@@ -48,7 +53,7 @@ export class Curves {
   async fetch(query) {
     const answer = await fetch(`${this.url}?${query}`);
     if (!answer.ok) throw new Error(answer.statusText);
-    return (await answer.json()).steps;
+    return (await answer.json()).steps.filter((step) => !this.story.isUndone(step));
   }
 }
 

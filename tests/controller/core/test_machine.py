@@ -253,8 +253,8 @@ def test_divergence_fails_the_job_and_keeps_the_steps() -> None:
     assert world.job().reason == Reason(
         "Diverged", f"after step 1 pods hold other bits: pod-0 {'a' * 12}, pod-1 {'b' * 12}"
     )
-    ((job_id, steps),) = world.outcome.steps
-    assert job_id == "job-1" and steps[0].digests == {"pod-0": "a" * 64, "pod-1": "b" * 64}
+    ((job, steps),) = world.outcome.steps
+    assert job.id == "job-1" and steps[0].digests == {"pod-0": "a" * 64, "pod-1": "b" * 64}
 
 
 def test_steps_applied_while_cancelling_still_count() -> None:

@@ -46,7 +46,10 @@ def test_a_spike_sends_the_job_back_and_past_the_batches_after() -> None:
     assert (job.state, job.generation, job.rewinds) == (JobState.STARTING, old.generation + 1, 1)
     (entry,) = world.outcome.entries
     assert entry.kind == "spike.rewound"
-    assert entry.data == {"step": 17, "loss": 9.0, "to_step": 12, "skipped": 20}
+    told = {"step": 17, "loss": 9.0, "to_step": 12, "skipped": 20, "generation": job.generation}
+    assert entry.data == told
+    ((timeline, (spiked,)),) = world.outcome.steps
+    assert (timeline.generation, spiked.record.step) == (old.generation, 17)
     assert "back to step 12, 5 batches are skipped" in entry.message
     assert {order.assignment for order in world.ordered(commands.StopHost)} == {old}
     orders = world.ordered(commands.PrepareHost)

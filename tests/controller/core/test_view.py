@@ -9,6 +9,7 @@ import pytest
 from controller.core import events, view
 from controller.core.cluster import Traffic
 from controller.core.job import Job
+from controller.core.sources import DataSource
 from tests.controller.core.test_saving import saves
 from tests.controller.core.world import World, attached, ref, two_pods
 
@@ -24,7 +25,7 @@ MORE_JOB_FIELDS = {
     "checkpoints",
     *("admitted_at", "bundle", "eta_seconds", "exposed_seconds", "link_bytes", "loss_is_finite"),
     "parameters",
-    *("evaluation", "rewinds", "skipped"),
+    *("data", "evaluation", "rewinds", "skipped"),
 }
 
 STEP_FIELDS = {
@@ -224,3 +225,40 @@ def test_checkpoints_are_shown_without_what_only_decisions_need() -> None:
         "data_position": 16,
         "evaluation_loss": None,
     }
+
+
+def test_job_document_tells_what_is_planned_and_seen_of_every_source() -> None:
+    world = two_pods()
+    world.submit()
+    assert _document(world)["data"] is None
+    world.lower()
+    sources = (DataSource("books", 3, 800, 3, 3), DataSource("news", 2, 400, 1, 1))
+    for host in world.hosts():
+        world.ready(host, sources=sources)
+    unseen = _document(world)["data"]
+    assert unseen["digest"] == "d"
+    assert unseen["sources"][0] == {
+        "name": "books",
+        "documents": 3,
+        "tokens": 800,
+        "share": 0.75,
+        "planned_tokens": 12 * 256,
+        "seen_tokens": None,
+    }
+    fast, slow = world.hosts()
+    world.apply(fast, [1, 2], seen=(6, 2))
+    world.apply(slow, [1], seen=(2, 2))
+    assert [s["seen_tokens"] for s in _document(world)["data"]["sources"]] == [512, 512]
+    world.apply(slow, [2], seen=(6, 2))
+    assert [s["seen_tokens"] for s in _document(world)["data"]["sources"]] == [6 * 256, 512]
+
+
+def test_counts_of_other_sources_than_those_known_are_not_shown() -> None:
+    world = two_pods()
+    world.submit()
+    world.lower()
+    for host in world.hosts():
+        world.ready(host, sources=(DataSource("a", 1, 1, 1, 1), DataSource("b", 1, 1, 1, 1)))
+    for host in world.hosts():
+        world.apply(host, [1], seen=(4,))
+    assert [s["seen_tokens"] for s in _document(world)["data"]["sources"]] == [1024, None]

@@ -16,6 +16,7 @@ from controller.core.cluster import Assignment, HostRef, Inventory
 from controller.core.job import Job, JobSpec, JobState
 from controller.core.liveness import LivenessPolicy
 from controller.core.program import Program
+from controller.core.sources import DataSource
 from controller.core.step import StepRecord
 from controller.core.turn import Outcome, State
 
@@ -160,10 +161,15 @@ class World:
         self.happens(events.ProgramLowered(self.assignment(job_id), PROGRAM))
 
     def ready(
-        self, host: HostRef, job_id: str = "job-1", digest: str = "d", data_steps: int = 1000
+        self,
+        host: HostRef,
+        job_id: str = "job-1",
+        digest: str = "d",
+        data_steps: int = 1000,
+        sources: tuple[DataSource, ...] = (),
     ) -> None:
         assignment = self.assignment(job_id)
-        self.happens(events.ProgramReady(host, assignment, 1.0, 0.5, digest, data_steps))
+        self.happens(events.ProgramReady(host, assignment, 1.0, 0.5, digest, data_steps, sources))
 
     def start(self, job_id: str = "job-1", **fields: Any) -> None:
         """From submission to the first window."""
@@ -173,10 +179,15 @@ class World:
             self.ready(host, job_id)
 
     def apply(
-        self, host: HostRef, steps: Iterable[int], job_id: str = "job-1", **fields: Any
+        self,
+        host: HostRef,
+        steps: Iterable[int],
+        job_id: str = "job-1",
+        seen: tuple[int, ...] = (),
+        **fields: Any,
     ) -> None:
         records = tuple(record(step, **fields) for step in steps)
-        self.happens(events.StepsApplied(host, self.assignment(job_id), records))
+        self.happens(events.StepsApplied(host, self.assignment(job_id), records, seen))
 
     def release(self, host: HostRef, assignment: Assignment, applied_step: int = 0) -> None:
         self.happens(events.JobReleased(host, assignment, applied_step))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 from collections.abc import AsyncIterator
 
@@ -78,6 +79,31 @@ async def test_a_job_page_draws_and_extends_its_curves(controller: Rig) -> None:
         await expect(page.locator("#head")).to_contain_text("12 / 20", timeout=10_000)
         await expect(page.locator("#chart-loss .u-legend")).to_contain_text("1.25", timeout=10_000)
         await expect(page.locator("#pods")).to_contain_text("hold the same bits at step 10")
+
+
+async def test_a_rewind_is_marked_and_what_it_undid_leaves_the_curves(controller: Rig) -> None:
+    await controller.attach_pod("pod-0")
+    spikes = {"threshold": 10, "window": 16, "rewind_steps": 3, "skip_steps": 4}
+    changed = {"placement": {"pods": 1}, "checkpoint": {"every": 50}}
+    job_id = await controller.submit(spec(train={"spikes": spikes}, **changed))
+    await controller.start(job_id)
+    await controller.step(job_id, *range(1, 18))
+    async with browsing(controller) as page:
+        await page.goto(f"/jobs/{job_id}")
+        legend = page.locator("#chart-loss .u-legend")
+        await expect(legend).to_contain_text("17")
+        await controller.step(job_id, 18, loss=9.0)
+        await controller.ready(job_id)
+        await controller.step(job_id, 1, 2, loss=2.25)
+        await controller.evaluate(job_id, 2, loss=2.125)
+        await expect(legend).to_contain_text("2.125", timeout=10_000)
+        await expect(legend.locator(".u-series").first).to_contain_text("2")
+        await expect(legend).not_to_contain_text("18")
+        await expect(page.locator("#chart-loss canvas")).to_have_attribute(
+            "aria-label", re.compile("step 18: spike, back to 0")
+        )
+        await expect(page.locator("#tiles")).to_contain_text("held-out loss")
+        await expect(page.locator("#facts")).to_contain_text("64 sequences passed over")
 
 
 async def test_a_plan_follows_the_spec_without_a_new_page(controller: Rig) -> None:

@@ -47,12 +47,23 @@ async def test_a_job_page_shows_lockstep_time_and_events(controller: Rig) -> Non
     assert f"landbridge job {job_id}" in shown.text
 
 
+async def test_a_job_page_shows_its_data_and_what_held_out_text_says(controller: Rig) -> None:
+    job_id = await trained(controller)
+    await controller.evaluate(job_id, 10, loss=1.5)
+    shown = await page(controller, f"/jobs/{job_id}")
+    # 10 of 20 steps of 16 x 256 tokens, three quarters of them books.
+    cells = ("books", 12, "9 000", "75.0 %", "30 720", "61 440")
+    assert "".join(map(str, cells)) in shown.text.replace("\u202f", " ")
+    assert "1.5000held-out loss 2.1640 bits per byte, step 10" in shown.text
+
+
 async def test_a_waiting_job_has_a_page(controller: Rig) -> None:
     job_id = await controller.submit()
     shown = await page(controller, f"/jobs/{job_id}")
     assert "needs 2 pods of 1 device" in shown.text
     assert "number 1 in the queue" in shown.text
     assert "The job holds no pods." in shown.text
+    assert "No host has opened the data yet." in shown.text
 
 
 async def test_jobs_are_shown_in_pages(controller: Rig) -> None:

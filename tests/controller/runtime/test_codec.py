@@ -10,6 +10,7 @@ import pytest
 from controller.core import commands, events
 from controller.core.cluster import Assignment, Traffic
 from controller.core.evaluation import Part
+from controller.core.sources import DataSource
 from controller.core.step import StepRecord
 from controller.runtime import codec
 from protos import control_pb2 as pb
@@ -33,6 +34,7 @@ APPLIED = pb.StepsApplied(
     pause_seconds=[0.125, 0.0],
     link_bytes=[1 << 40, 8],
     digests=[pb.StateDigest(step=8, sha256=bytes(range(32)))],
+    source_sequences=[12, 4],
 )
 
 
@@ -67,6 +69,15 @@ EVENTS = {
             compile_seconds=1.0,
             dataset_digest="d",
             data_steps=100,
+            sources=[
+                pb.DataSource(
+                    name="books",
+                    num_documents=3,
+                    num_tokens=90,
+                    num_sequences=8,
+                    epoch_sequences=12,
+                )
+            ],
         )
     ),
     "steps_applied": pb.HostEvent(steps_applied=APPLIED),
@@ -171,7 +182,7 @@ def test_heartbeat_brings_traffic_by_peer() -> None:
 
 def test_reports_of_a_job_carry_its_generation() -> None:
     assert codec.decode_event(HOST, EVENTS["program_ready"]) == events.ProgramReady(
-        HOST, JOB, 2.0, 1.0, "d", 100
+        HOST, JOB, 2.0, 1.0, "d", 100, (DataSource("books", 3, 90, 8, 12),)
     )
     assert codec.decode_event(HOST, EVENTS["job_faulted"]) == events.JobFaulted(
         HOST, JOB, "exchange", 7, "no answer", "pod-0"
@@ -203,6 +214,7 @@ def test_step_records_are_rows_of_the_columns() -> None:
             ),
             StepRecord(8, 2.5, 2.0, 0.25, 0.125, 2.0, 0.0, 0.75, 0.5, 2.0, 0.0, 8, digest),
         ),
+        (12, 4),
     )
 
 

@@ -131,6 +131,22 @@ def test_a_removed_checkpoint_is_gone(tmp_path: pathlib.Path) -> None:
     assert not folder.exists()
 
 
+def test_what_was_never_finished_goes_when_a_later_one_is_published(tmp_path: pathlib.Path) -> None:
+    state = some_state()
+    finished = save(tmp_path, state, members=1, step=10)
+    unfinished = [
+        layout.step_folder(tmp_path, "job-1", step, generation)
+        for step, generation in ((20, 2), (900, 1), (70, 2), (5, 3))
+    ]
+    for folder in unfinished:
+        layout.part_folder(folder, 0).mkdir(parents=True)
+    other = tmp_path / "job-1" / "notes"
+    other.mkdir()
+    published = save(tmp_path, state, members=1, step=50)
+    left = set((tmp_path / "job-1").iterdir())
+    assert left == {finished, published, other, *unfinished[2:]}
+
+
 def test_shares_hold_everything_once_and_are_even() -> None:
     draw = random.Random(3)
     for _ in range(200):

@@ -154,19 +154,6 @@ def test_one_epoch_trains_on_each_position_that_is_not_skipped_once_whatever_the
     assert not times
 
 
-@settings(deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), positions=st.lists(st.integers(0, 500), max_size=40))
-def test_count_tells_the_sequences_of_every_source(seed: int, positions: list[int]) -> None:
-    dataset = TokenDataset(numbered(301, 207, weights=(1.5, 0.7)), 10, "test")
-    sources = (dataset.rows(seed, positions)[0][:, 0] // 10_000).tolist()
-    assert dataset.count(seed, positions) == {"s0": sources.count(0), "s1": sources.count(1)}
-
-
-def test_count_of_an_epoch_is_what_the_weights_say() -> None:
-    dataset = TokenDataset(numbered(301, 207, weights=(1.5, 0.7)), 10, "test")
-    assert dataset.count(3, range(dataset.mixture.epoch_size)) == {"s0": 45, "s1": 14}
-
-
 def test_documents_end_with_end_of_document_and_decode_to_themselves(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("grüße", encoding="utf-8")
     (tmp_path / "b.txt").write_bytes(b"")
@@ -238,11 +225,11 @@ def test_what_every_source_amounts_to_is_told_and_logged(
     with caplog.at_level(logging.INFO):
         dataset = open_dataset({"sources": sources}, 5)
     assert dataset.reports == [
-        SourceReport("a", documents=1, tokens=41, sequences=8, weight=1.0, share=8 / 18),
-        SourceReport("b", documents=2, tokens=22, sequences=4, weight=2.5, share=10 / 18),
+        SourceReport("a", documents=1, tokens=41, sequences=8, epoch_sequences=8),
+        SourceReport("b", documents=2, tokens=22, sequences=4, epoch_sequences=10),
     ]
     assert (
-        "data source b: 2 documents, 22 tokens, 4 sequences of 5, weight 2.5, 55.6% of an epoch"
+        "data source b: 2 documents, 22 tokens, 4 sequences of 5, 10 in an epoch of 18"
     ) in caplog.text
     assert len(caplog.records) == 2
 

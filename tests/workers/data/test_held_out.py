@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.data.dataset import SourceReport, TokenDataset, open_dataset
+from workers.data.dataset import TokenDataset, open_dataset
 from workers.data.errors import DataError
 from workers.data.held_out import HeldOut, HeldOutSource, hold_out
 from workers.data.packing import SourceTokens
+from workers.data.report import SourceReport
 from workers.data.tokenizer import ByteTokenizer
 
 LENGTH = 5
@@ -135,8 +136,8 @@ def test_reports_are_of_what_is_trained_on(folder: Path, caplog: pytest.LogCaptu
     assert dataset.held_out is not None
     # Of 8 sequences 3 are held out, of 3 one.
     assert dataset.reports == [
-        SourceReport("a", documents=1, tokens=26, sequences=5, weight=1.0, share=5 / 7),
-        SourceReport("b", documents=1, tokens=11, sequences=2, weight=1.0, share=2 / 7),
+        SourceReport("a", documents=1, tokens=26, sequences=5, epoch_sequences=5),
+        SourceReport("b", documents=1, tokens=11, sequences=2, epoch_sequences=2),
     ]
     assert dataset.held_out.num_sequences == 4
     assert "held out of a: 3 sequences" in caplog.text

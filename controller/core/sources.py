@@ -1,0 +1,47 @@
+"""What a job trains on: sequences of every source, planned and seen."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DataSource:
+    """As the hosts found it, without what is held out of training."""
+
+    name: str
+    documents: int
+    tokens: int
+    """Ends of documents counted."""
+    sequences: int
+    epoch_sequences: int
+    """Of one epoch: its sequences times its weight."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SourceProgress:
+    source: DataSource
+    share: float
+    """Of an epoch."""
+    planned: int
+    """Sequences of it among all that the job is to train on. Exact for whole epochs; of the last
+    one, which may be cut short, its share."""
+    seen: int | None
+    """Sequences of it trained on so far; None before the first report."""
+
+
+def progress(
+    sources: Sequence[DataSource], planned: int, seen: Sequence[int] | None
+) -> list[SourceProgress]:
+    """`planned` is the number of all sequences, `seen` that of every source."""
+    total = sum(source.epoch_sequences for source in sources)
+    return [
+        SourceProgress(
+            source,
+            source.epoch_sequences / total,
+            round(planned * source.epoch_sequences / total),
+            seen[index] if seen is not None and index < len(seen) else None,
+        )
+        for index, source in enumerate(sources)
+    ]
