@@ -106,6 +106,7 @@ function drawMarks(plot, marks, colour) {
   ctx.save();
   ctx.font = `${11 * unit}px ${getComputedStyle(document.documentElement).fontFamily}`;
   ctx.textBaseline = "top";
+  ctx.textAlign = "left";
   ctx.lineWidth = unit;
   ctx.setLineDash([4 * unit, 3 * unit]);
   for (const mark of marks) {

@@ -20,6 +20,15 @@ async def trained(controller: Rig, *, digests: tuple[str, str] = ("a" * 64, "a" 
     return job_id
 
 
+async def test_every_part_of_a_bar_has_a_colour(controller: Rig) -> None:
+    job_id = await trained(controller)
+    answer = await controller.http.get(f"/jobs/{job_id}", headers={"Accept": "text/html"})
+    parts = set(re.findall(r'class="(part-\d+)"', answer.text))
+    style = (FOLDER / "static" / "style.css").read_text()
+    assert len(parts) == 8
+    assert [part for part in sorted(parts) if f".{part} {{" not in style] == []
+
+
 async def test_an_empty_fleet_teaches_the_first_command(controller: Rig) -> None:
     shown = await page(controller, "/")
     assert "landbridge submit examples/palm-tiny.yaml" in shown.text
