@@ -122,7 +122,7 @@ def test_a_job_goes_on_without_a_disk_to_write_to(fleet, document, undisturbed):
 
 def test_a_cancelled_run_is_retried_from_a_checkpoint_made_on_request(fleet, document):
     """Windows are 64 steps here, so the state is saved after step 65 at the earliest."""
-    steps = 240
+    steps = 200
     long = {**document, "train": {**document["train"], "steps": steps}}
     rarely = {**long, "checkpoint": {"every": 10_000, "keep": 3}}
     with fleet() as running:

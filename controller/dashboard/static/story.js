@@ -41,8 +41,9 @@ export class Story {
       this.rewinds.push(data);
       this.evaluations = this.evaluations.filter(({ step }) => step <= data.to_step);
     }
-    const isFirstStart = kind === "job.started" && (data.attempt === 1 || data.is_rewound);
-    if (kind in WORDS && !isFirstStart) {
+    // A first start is no news, and that of a rewind is marked where it was decided.
+    const isTold = kind === "job.started" && (data.attempt === 1 || data.is_rewound);
+    if (kind in WORDS && !isTold) {
       this.marks.push({ step: data.step, text: WORDS[kind](data), kind });
     }
   }
