@@ -42,7 +42,7 @@ export class Story {
       this.evaluations = this.evaluations.filter(({ step }) => step <= data.to_step);
     }
     // A first start is no news, and that of a rewind is marked where it was decided.
-    const isTold = kind === "job.started" && (data.attempt === 1 || data.is_rewound);
+    const isTold = kind === "job.started" && (!(data.attempt > 1) || data.is_rewound);
     if (kind in WORDS && !isTold) {
       this.marks.push({ step: data.step, text: WORDS[kind](data), kind });
     }
