@@ -20,7 +20,6 @@ from workers.checkpoint.saver import Saver
 from workers.data.batches import BatchPlan
 from workers.data.dataset import TokenDataset, open_dataset
 from workers.data.prefetch import Prefetcher
-from workers.data.seen import SeenSequences
 from workers.evaluation import Evaluator
 from workers.exchange.agreement import PodAgreement
 from workers.exchange.base import GradientExchange, Membership
@@ -65,8 +64,6 @@ def prepare(
         dataset = opened.result() if opened else None
         plan = _batch_plan(order, program)
         data_steps = dataset.num_steps(order.epochs, plan) if dataset else 0
-        if dataset:
-            run.seen = SeenSequences(dataset, order.seed, plan)
         if dataset and dataset.held_out and order.evaluate_every:
             run.evaluator = Evaluator(order, dataset.held_out, program.microbatch)
     run.phase = Phase.COMPILE
@@ -76,6 +73,7 @@ def prepare(
     restored = _restored(order.restore, program) if order.restore else None
     state = restored[1] if restored else None
     batches = _prefetcher(run, program, dataset, plan) if dataset is not None else None
+    run.seen_through = batches.seen_through if batches is not None else None
     try:
         run.training = Training(
             order, program, batches, exchange, agreement, state, run.target_steps

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import traceback
+from collections.abc import Callable
 
 from workers.checkpoint.saver import Saver
 from workers.data.errors import DataError
-from workers.data.seen import SeenSequences
 from workers.evaluation import Evaluator
 from workers.exchange.base import ExchangeError, PeerUnreachable
 from workers.orders import Applied, Faulted, JobOrder, Phase
@@ -51,8 +51,8 @@ class Run:
     """Absent in jobs that write no checkpoints."""
     evaluator: Evaluator | None = None
     """Absent in jobs that evaluate nothing."""
-    seen: SeenSequences | None = None
-    """Absent in jobs without data."""
+    seen_through: Callable[[int], tuple[int, ...]] | None = None
+    """Sequences of every source trained on up to an applied step; absent in jobs without data."""
     target_steps: int = dataclasses.field(init=False)
     """Those of the order, or those the data lasts for."""
     fields: list[str] = dataclasses.field(default_factory=list)
@@ -103,7 +103,7 @@ class Run:
             return None
         records = [step.settle() for step in self.unsettled]
         self.unsettled = []
-        seen = self.seen.through(records[-1].step) if self.seen is not None else ()
+        seen = self.seen_through(records[-1].step) if self.seen_through is not None else ()
         return Applied(self.order.assignment, self.fields, records, seen)
 
     def mark_reported(self, now: float) -> None:

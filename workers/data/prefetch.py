@@ -11,6 +11,7 @@ import numpy as np
 
 from workers.data.batches import BatchPlan, slot_positions
 from workers.data.dataset import TokenDataset
+from workers.data.seen import SeenSequences
 
 # Two steps ahead hide a hiccup of a whole step time; more would only hold memory.
 _DEPTH = 2
@@ -31,6 +32,8 @@ class Prefetcher:
         depth: int = _DEPTH,
     ) -> None:
         """`slots` tells which slots of a step are this pod's; it is called in the background."""
+        self._seen = SeenSequences(dataset, seed, plan)
+        self._counts: dict[int, tuple[int, ...]] = {}
         self._dataset = dataset
         self._plan = plan
         self._seed = seed
@@ -60,14 +63,22 @@ class Prefetcher:
             self._next_step = step
             self._changed.notify_all()
             while step not in self._ready:
-                if self._is_closed:
-                    raise RuntimeError("the prefetcher is closed")
-                if self._error is not None:
-                    raise self._error
+                self._check_alive()
                 self._changed.wait()
             self._next_step = step + 1
             self._changed.notify_all()
             return self._ready.pop(step)
+
+    def seen_through(self, step: int) -> tuple[int, ...]:
+        """Sequences of every source that all pods together have trained on up to a step that was
+        taken. Steps are asked for in order; blocks and raises as `get` does."""
+        with self._changed:
+            while step not in self._counts:
+                self._check_alive()
+                self._changed.wait()
+            counts = self._counts[step]
+            self._counts = {later: n for later, n in self._counts.items() if later > step}
+            return counts
 
     def close(self) -> None:
         with self._changed:
@@ -80,13 +91,17 @@ class Prefetcher:
         while (step := self._await_step()) is not None:
             try:
                 arrays = self._prepare(step)
+                with self._changed:
+                    if step >= self._next_step and not self._is_closed:
+                        self._ready[step] = arrays
+                        self._changed.notify_all()
+                counts = self._seen.through(step)
             except Exception as error:  # raised again in get()
                 self._fail(error)
                 return
             with self._changed:
-                if step >= self._next_step and not self._is_closed:
-                    self._ready[step] = arrays
-                    self._changed.notify_all()
+                self._counts[step] = counts
+                self._changed.notify_all()
 
     def _await_step(self) -> int | None:
         with self._changed:
@@ -105,6 +120,12 @@ class Prefetcher:
             self._dataset.rows(self._seed, slot_positions(positions, slot, self._microbatch))
             for slot in self._slots(step)
         ]
+
+    def _check_alive(self) -> None:
+        if self._is_closed:
+            raise RuntimeError("the prefetcher is closed")
+        if self._error is not None:
+            raise self._error
 
     def _fail(self, error: Exception) -> None:
         with self._changed:

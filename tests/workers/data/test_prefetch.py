@@ -78,6 +78,21 @@ def test_get_returns_the_arrays_of_the_pods_slots_for_each_step(pod: int) -> Non
                 assert np.array_equal(targets, expected[1])
 
 
+def test_what_was_trained_on_through_a_step_is_told_whenever_it_is_asked() -> None:
+    def through(step: int) -> tuple[int, ...]:
+        return (sum(PLAN.global_batch(earlier) for earlier in range(1, step + 1)),)
+
+    dataset = TokenDataset([TOKENS], 10, "test")
+    with prefetching(dataset, first_slot, range(5, 30)) as prefetcher:
+        for step in range(5, 9):
+            prefetcher.get(step)
+        assert prefetcher.seen_through(7) == through(7)
+        assert prefetcher.seen_through(8) == through(8)
+        prefetcher.close()
+        with pytest.raises(RuntimeError, match="closed"):
+            prefetcher.seen_through(29)
+
+
 def test_prefetch_runs_ahead_by_two_steps_and_no_more() -> None:
     dataset = WatchedDataset()
     with prefetching(dataset, first_slot, range(1, 100)) as prefetcher:
