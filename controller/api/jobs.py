@@ -157,10 +157,12 @@ def job_document(context: ApiContext, job_id: str) -> view.Document:
     """What readers see of a job now; blocks; raises ApiProblem when there is none."""
     live = live_document(context, job_id)
     # A job leaves the state only after the store knows how it ended, so this order misses none.
-    document = live if live is not None else context.store.job_document(job_id)
+    if live is not None:
+        return live
+    document = context.store.job_document(job_id)
     if document is None:
         raise no_such_job(job_id)
-    return document
+    return view.completed(document)
 
 
 def live_document(context: ApiContext, job_id: str) -> view.Document | None:
@@ -176,7 +178,9 @@ def job_page(context: ApiContext, query: JobQuery) -> tuple[list[view.Document],
         stored, token = context.store.list_jobs(query)
     except InvalidPageToken as error:
         raise ApiProblem(422, "invalid-page-token", str(error)) from error
-    return [live_document(context, document["id"]) or document for document in stored], token
+    return [
+        live_document(context, document["id"]) or view.completed(document) for document in stored
+    ], token
 
 
 def _label(text: str) -> tuple[str, str]:

@@ -123,7 +123,8 @@ class Spikes(Section):
     rewind_steps: Count = 100
     """The checkpoint is at least so much older than the spike, if there is one."""
     skip_steps: Count = 200
-    """Batches after the checkpoint that are passed over."""
+    """Batches that are passed over, from rewind_steps before the spike on, or from the checkpoint
+    when that is nearer; more than rewind_steps, so that the spike's own is one of them."""
     max_rewinds: Annotated[int, Field(ge=1, le=1000)] = 3
     """Spikes after so many rewinds are trained through; a loss that is no number ends the job."""
 

@@ -93,12 +93,23 @@ def checkpoint_problems(document: dict[str, Any]) -> list[SpecProblem]:
         detail = "a spike is met by going back to a checkpoint, and the job writes none"
         hint = "add a checkpoint section; rewinds go back to one of its steps"
         problems.append(SpecProblem("/train/spikes", "invalid", detail, hint))
+    problems += _spike_problems(train.get("spikes"))
     wants_best = isinstance(checkpoint, dict) and checkpoint.get("keep_best") is True
     if wants_best and not isinstance(train.get("eval"), dict):
         detail = "the best checkpoint is the one with the lowest held-out loss, and there is none"
         hint = "add train.eval"
         problems.append(SpecProblem("/checkpoint/keep_best", "invalid", detail, hint))
     return problems
+
+
+def _spike_problems(spikes: Any) -> list[SpecProblem]:
+    if not isinstance(spikes, dict):
+        return []
+    back, over = whole(spikes.get("rewind_steps", 100)), whole(spikes.get("skip_steps", 200))
+    if back is None or over is None or over > back:
+        return []
+    detail = f"{over} batches from {back} steps before a spike on do not reach the spike"
+    return [SpecProblem("/train/spikes/skip_steps", "invalid", detail, f"more than {back}")]
 
 
 def whole(value: Any) -> int | None:

@@ -39,17 +39,27 @@ def slots_through(phases: Sequence[BatchPhase], step: int) -> int:
     return total
 
 
+def slots_between(phases: Sequence[BatchPhase], after: int, step: int) -> int:
+    """Slots of the steps after `after` up to `step`, itself included."""
+    return slots_through(phases, step) - slots_through(phases, after)
+
+
+def advance(skipped: Sequence[Range], start: int, count: int) -> int:
+    """The position behind the next `count` ones from `start` on that are not skipped."""
+    end = start + count
+    for first, last in skipped:
+        if last > start and first < end:
+            end += last - max(first, start)
+    return end
+
+
 def skip(skipped: Sequence[Range], start: int, count: int) -> tuple[Range, ...]:
     """The ranges with the next `count` positions from `start` on that are not in them yet.
 
     Ascending, disjoint and never touching each other, as `skipped` must be.
     """
-    end = start + count
-    for first, last in skipped:
-        if last > start and first < end:
-            end += last - max(first, start)
     merged: list[Range] = []
-    for first, last in sorted([*skipped, (start, end)]):
+    for first, last in sorted([*skipped, (start, advance(skipped, start, count))]):
         if merged and first <= merged[-1][1]:
             merged[-1] = (merged[-1][0], max(merged[-1][1], last))
         else:

@@ -35,7 +35,8 @@ class SpikePolicy:
     rewind_steps: int
     """The checkpoint to go back to is at least so much older than the spike, if there is one."""
     skip_steps: int
-    """Batches passed over after the checkpoint."""
+    """Batches passed over, from `rewind_steps` before the spike on, or from the checkpoint when
+    that is nearer."""
     max_rewinds: int
     """Later spikes are noted and trained through."""
 

@@ -118,7 +118,8 @@ class Progress:
     digests: Mapping[str, tuple[int, str]] = dataclasses.field(default_factory=dict)
     """Pod name -> (step, sha256) of its newest digest."""
     source_sequences: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
-    """Pod name -> sequences of every source that were trained on through its applied step."""
+    """Pod name -> sequences of every source that were trained on through its applied step. No name
+    stands for a gang that another controller knew."""
     totals: Totals = Totals()
 
     @property

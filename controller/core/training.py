@@ -107,12 +107,19 @@ def _rewind(turn: Turn, job: Job, record: step.StepRecord, where: str) -> None:
     assert policy is not None and progress is not None
     target = job.checkpoints.before(record.step, policy.rewind_steps)
     after, position, losses = _standing(job, target)
-    slots = batch.num_slots(job.spec.phases, after + 1)
-    count = policy.skip_steps * slots * job.spec.microbatch
+    # The batches around the spike, however far before it the checkpoint is.
+    begins = max(after, record.step - policy.rewind_steps)
+    phases, microbatch = job.spec.phases, job.spec.microbatch
+    kept = batch.slots_between(phases, after, begins) * microbatch
+    count = batch.slots_between(phases, begins, begins + policy.skip_steps) * microbatch
+    start = batch.advance(job.skipped, position, kept)
     gone = [saved for saved in job.checkpoints.saved if saved.step > after]
     mark = job.checkpoints.marks.get(after)
     totals = progress.totals.undone_to(mark.totals if mark else step.Totals())
-    message = f"{where}; back to step {after}, {policy.skip_steps} batches are skipped"
+    message = (
+        f"{where}; back to step {after}, and past {policy.skip_steps} batches from that of step "
+        f"{begins + 1} on"
+    )
     old = Assignment(job.id, job.generation)
     stopped = list(turn.holders(old))
     job = dataclasses.replace(
@@ -122,7 +129,7 @@ def _rewind(turn: Turn, job: Job, record: step.StepRecord, where: str) -> None:
             progress, merged=after, recent=(), source_sequences={}, totals=totals
         ),
         checkpoints=job.checkpoints.discarded(gone).begun_anew(),
-        skipped=batch.skip(job.skipped, position, count),
+        skipped=batch.skip(job.skipped, start, count),
         rewinds=job.rewinds + 1,
         losses=losses,
         evaluations=job.evaluations.begun_anew(after),

@@ -19,6 +19,15 @@ from controller.core.turn import State
 
 Document = dict[str, Any]
 
+_LATER: Document = {
+    "checkpoints": [],
+    "data": None,
+    "evaluation": None,
+    "rewinds": 0,
+    "skipped": [],
+}
+"""Fields that jobs did not have from the first."""
+
 
 def job_document(job: Job, state: State, now: float) -> Document:
     """One job as GET /api/v1/jobs/{id} answers it."""
@@ -72,6 +81,11 @@ def job_document(job: Job, state: State, now: float) -> Document:
         "pods": [_member_document(job, pod, state) for pod in job.gang],
         "queue_position": queue_position(job, state),
     }
+
+
+def completed(stored: Document) -> Document:
+    """A job's document as it was written when the job ended, with the fields that came later."""
+    return {**_LATER, **stored}
 
 
 def queue_position(job: Job, state: State) -> int | None:

@@ -229,6 +229,8 @@ def _traffic(heartbeat: pb.Heartbeat) -> dict[str, Traffic]:
 
 
 def _source(source: pb.DataSource) -> DataSource:
+    if not source.epoch_sequences:
+        raise ValueError(f"an epoch has no sequence of source {source.name!r}")
     return DataSource(
         source.name,
         source.num_documents,

@@ -19,7 +19,7 @@ from typing import Any
 
 from controller.core import commands, events, machine, view
 from controller.core.errors import ControllerError
-from controller.core.job import Job, JobState
+from controller.core.job import Job
 from controller.core.liveness import LivenessPolicy
 from controller.core.step import MergedStep
 from controller.core.turn import Outcome, State
@@ -124,9 +124,9 @@ class Loop:
         for job, steps in outcome.steps:
             self._unwritten += [(job.id, view.step_document(step, job)) for step in steps]
             self._observe_steps(job.id, steps)
-        if any(job.is_final or job.state is JobState.CANCELLING for job in outcome.changed_jobs):
-            # Written in order, so whoever sees that a job has ended, or is about to, finds all of
-            # its steps; a controller that takes over a cancel reads there how far the job came.
+        if outcome.changed_jobs:
+            # Written in order: whoever sees that a job has ended finds all of its steps, and who
+            # goes on from a checkpoint finds those before it.
             self._write_steps()
         if outcome.changed_jobs or outcome.entries:
             await self._commit(outcome, posted.event)

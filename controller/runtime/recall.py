@@ -10,6 +10,7 @@ from typing import Any
 from controller.core.batch import BatchPhase, Range
 from controller.core.checkpoint import Checkpoints, Origin, Saved
 from controller.core.job import Job, JobSpec, JobState, Reason
+from controller.core.sources import DataSource
 from controller.core.spikes import SpikePolicy
 from controller.core.step import Progress, StepRecord, Totals
 
@@ -50,6 +51,7 @@ def course_document(job: Job) -> Document:
         "skipped": job.skipped,
         "rewinds": job.rewinds,
         "data_digest": job.data_digest,
+        "sources": [dataclasses.asdict(source) for source in job.sources],
     }
 
 
@@ -64,6 +66,7 @@ def _course(document: Document) -> dict[str, Any]:
         "skipped": _ranges(document.get("skipped", ())),
         "rewinds": document.get("rewinds", 0),
         "data_digest": document.get("data_digest"),
+        "sources": tuple(DataSource(**fields) for fields in document.get("sources", ())),
     }
 
 
@@ -101,8 +104,15 @@ def _progress(job: Job, document: Document, newest: Document) -> Progress:
         target_steps=document["target_steps"],
         merged=newest["step"],
         last=_record(newest),
+        source_sequences={"": _seen(job, document)},
         totals=totals,
     )
+
+
+def _seen(job: Job, document: Document) -> tuple[int, ...]:
+    """Sequences of every source; none where that was not known."""
+    told = [source["seen_tokens"] for source in (document.get("data") or {}).get("sources", ())]
+    return () if None in told else tuple(n // job.spec.sequence_length for n in told)
 
 
 def _record(document: Document) -> StepRecord:

@@ -20,7 +20,7 @@ POISONED = range(36, 54)
 """Steps whose batches are noise. The learning rate is low after them: what they break, the rest of
 the run cannot mend."""
 
-SPIKES = {"threshold": 10, "window": 16, "rewind_steps": 3, "skip_steps": 24}
+SPIKES = {"threshold": 10, "window": 16, "rewind_steps": 8, "skip_steps": 30}
 SENTENCE = "the quick brown fox jumps over the lazy dog and runs away from the bear\n"
 
 
@@ -65,7 +65,7 @@ def document(make_spec, folder):
             "spikes": SPIKES,
         },
         placement={"pods": {"min": 1, "max": 2}},
-        checkpoint={"every": EVERY, "keep": 3},
+        checkpoint={"every": EVERY, "keep": 4},
     )
 
 
@@ -103,8 +103,8 @@ def test_a_poisoned_stretch_is_met_by_going_back_and_skipping_it(undisturbed):
     job, steps, (rewound,) = undisturbed
     data = rewound["data"]
     assert data["step"] == POISONED.start
-    assert data["to_step"] == 30 and data["skipped"] == 24 * 8
-    assert (job["rewinds"], job["skipped"]) == (1, [[160, 352]])
+    assert data["to_step"] == 25 and data["skipped"] == 30 * 8
+    assert (job["rewinds"], job["skipped"]) == (1, [[144, 384]])
     losses = [loss for loss, _, _ in steps.values()]
     assert max(losses[20:]) < 1.5 * losses[20]
     assert job["tokens"] == (20 * 4 + 40 * 8) * LENGTH

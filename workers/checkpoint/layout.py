@@ -15,11 +15,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import pathlib
 import re
 import shutil
 from collections.abc import Sequence
+
+logger = logging.getLogger(__name__)
 
 FORMAT = "landbridge.checkpoint/1"
 MANIFEST = "manifest.json"
@@ -121,10 +124,18 @@ def publish(
         job, step, generation, state_sha256, parts, num_bytes, data_position, skipped
     )
     _write_at_once(folder / MANIFEST, {"format": FORMAT, **dataclasses.asdict(manifest)})
-    for earlier in folder.parent.iterdir():
-        if _is_before(earlier.name, step, generation) and not (earlier / MANIFEST).exists():
-            shutil.rmtree(earlier, ignore_errors=True)
+    _sweep(folder.parent, step, generation)
     return manifest
+
+
+def _sweep(folder: pathlib.Path, step: int, generation: int) -> None:
+    """Delete a job's folders of earlier steps that are no checkpoints."""
+    try:
+        for earlier in folder.iterdir():
+            if _is_before(earlier.name, step, generation) and not (earlier / MANIFEST).exists():
+                shutil.rmtree(earlier, ignore_errors=True)
+    except OSError:
+        logger.exception("what is unfinished in %s takes up room", folder)
 
 
 def read_manifest(folder: pathlib.Path) -> Manifest:

@@ -27,7 +27,8 @@ export class Chart {
     this.steps = steps;
     this.story = story;
     const columns = this.columns(steps);
-    if (!columns.some((column) => column.some((value) => value !== null))) return;
+    const isEmpty = !columns.some((column) => column.some((value) => value !== null));
+    if (isEmpty && this.plot === null) return;
     const curves = [steps.map((step) => step.step), ...columns];
     const held = story.evaluations;
     const data = this.labels.includes(HELD_OUT)

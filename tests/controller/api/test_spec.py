@@ -318,6 +318,7 @@ def test_sources_without_a_name_get_one() -> None:
         ({"eval": {"share": 0.1, "sequences": 2}}, "/train/eval/sequences", "do not fill"),
         ({"eval": {"share": 1.5}}, "/train/eval/share", "less than 1"),
         ({"spikes": {}}, "/train/spikes", "writes none"),
+        ({"spikes": {"skip_steps": 100}}, "/train/spikes/skip_steps", "do not reach the spike"),
     ],
 )
 def test_rules_of_training_are_told_with_their_place(

@@ -50,11 +50,11 @@ def test_a_spike_sends_the_job_back_and_past_the_batches_after() -> None:
     assert entry.data == told
     ((timeline, (spiked,)),) = world.outcome.steps
     assert (timeline.generation, spiked.record.step) == (old.generation, 17)
-    assert "back to step 12, 5 batches are skipped" in entry.message
+    assert "back to step 12, and past 5 batches from that of step 14 on" in entry.message
     assert {order.assignment for order in world.ordered(commands.StopHost)} == {old}
     orders = world.ordered(commands.PrepareHost)
     assert {order.assignment for order in orders} == {world.assignment()}
-    assert {order.skipped for order in orders} == {((48, 68),)}
+    assert {order.skipped for order in orders} == {((52, 72),)}
     assert {order.restore.checkpoint.step for order in orders if order.restore} == {12}
     removed = [order.checkpoint.step for order in world.ordered(commands.RemoveCheckpoint)]
     assert removed == [16]
@@ -103,7 +103,24 @@ def test_a_second_spike_skips_more() -> None:
         applies(world, range(13, 17))
         applies(world, range(17, 18), loss=9.0)
         gets_ready(world)
-    assert world.job().skipped == ((48, 88),)
+    assert world.job().skipped == ((52, 92),)
+
+
+def test_what_is_skipped_grows_with_the_batch() -> None:
+    world = watched(phases=(BatchPhase(1, 4), BatchPhase(15, 8)))
+    applies(world, range(17, 18), loss=9.0)
+    # Step 14 has 4 sequences, steps 15 to 18 have 8.
+    assert world.job().skipped == ((52, 52 + 4 + 4 * 8),)
+
+
+def test_an_old_checkpoint_does_not_move_what_is_skipped_away_from_the_spike() -> None:
+    world = two_pods()
+    world.start(steps=100, checkpoint_every=50, spikes=POLICY)
+    for host in world.hosts():
+        world.apply(host, range(1, 41), loss=2.0)
+    applies(world, range(41, 42), loss=9.0)
+    assert world.outcome.entries[0].data["to_step"] == 0
+    assert world.job().skipped == ((37 * 4, 42 * 4),)
 
 
 def test_spikes_beyond_the_limit_are_trained_through_unless_the_state_is_lost() -> None:

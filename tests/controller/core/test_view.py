@@ -262,3 +262,14 @@ def test_counts_of_other_sources_than_those_known_are_not_shown() -> None:
     for host in world.hosts():
         world.apply(host, [1], seen=(4,))
     assert [s["seen_tokens"] for s in _document(world)["data"]["sources"]] == [1024, None]
+
+
+def test_documents_written_before_a_field_was_there_have_it_empty() -> None:
+    document = _document(_trained())
+    later = {"checkpoints", "data", "evaluation", "rewinds", "skipped"}
+    old = {name: value for name, value in document.items() if name not in later}
+    completed = view.completed(old)
+    assert set(completed) == set(document)
+    assert {name: completed[name] for name in old} == old
+    assert not any(completed[name] for name in later)
+    assert view.completed(document) == document

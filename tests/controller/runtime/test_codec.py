@@ -218,6 +218,12 @@ def test_step_records_are_rows_of_the_columns() -> None:
     )
 
 
+def test_a_source_without_a_sequence_is_refused() -> None:
+    empty = pb.ProgramReady(sources=[pb.DataSource(name="books")])
+    with pytest.raises(ValueError, match="no sequence of source 'books'"):
+        codec.decode_event(HOST, pb.HostEvent(program_ready=empty))
+
+
 def test_columns_of_unequal_length_are_refused() -> None:
     short = pb.StepsApplied()
     short.CopyFrom(APPLIED)

@@ -14,8 +14,10 @@ import pytest
 from controller.core import commands, events
 from controller.core.cluster import Assignment
 from controller.core.errors import InvalidTransition, JobIsLive, UnknownJob
+from controller.core.evaluation import Part
 from controller.core.job import Job, JobState, Reason
 from controller.core.liveness import LivenessPolicy
+from controller.core.sources import DataSource
 from controller.core.step import MergedStep
 from controller.runtime.loop import Loop
 from controller.runtime.store import Store
@@ -220,6 +222,17 @@ async def test_steps_reach_the_store_while_the_job_runs(store: Store) -> None:
                 await loop.changed()
 
 
+async def test_steps_are_in_the_store_before_what_was_decided_after_them(store: Store) -> None:
+    """Who goes on from a checkpoint of step 1 asks for no step before."""
+    loop = _loop(store, Observed())
+    async with running(loop):
+        await _start(loop)
+        await loop.ask(_applied(1))
+        part = Part((2.0,), num_tokens=256, num_bytes=256)
+        await loop.ask(events.Evaluated(ref("pod-0"), Assignment("job-1", 1), 1, part))
+        assert [document["step"] for document in store.steps("job-1", 0, 9)] == [1]
+
+
 async def test_steps_not_yet_written_are_written_at_the_stop(store: Store) -> None:
     loop = _loop(store, Observed())
     async with running(loop):
@@ -420,9 +433,11 @@ async def test_reload_finishes_a_cancel_without_steps_of_an_earlier_attempt(stor
     async with running(second):
         await _pod(second)
         await second.ask(events.ProgramLowered(again, PROGRAM))
-        await second.ask(events.ProgramReady(ref("pod-0"), again, 1.0, 0.5, "d", 1000))
+        sources = (DataSource("books", 2, 900, 3, 3), DataSource("news", 1, 300, 1, 1))
+        ready = events.ProgramReady(ref("pod-0"), again, 1.0, 0.5, "d", 1000, sources)
+        await second.ask(ready)
         one = (record(1, grad_norm=math.nan),)
-        await second.ask(events.StepsApplied(ref("pod-0"), again, one))
+        await second.ask(events.StepsApplied(ref("pod-0"), again, one, (3, 1)))
         await second.ask(events.CancelRequested("job-1", "ada"))
     third = _loop(store, Observed())
     await third.reload()
@@ -431,3 +446,5 @@ async def test_reload_finishes_a_cancel_without_steps_of_an_earlier_attempt(stor
     document = store.job_document("job-1")
     assert document is not None and document["state"] == "CANCELLED"
     assert (document["step"], document["loss"], document["loss_is_finite"]) == (1, 5.0, True)
+    seen = {source["name"]: source["seen_tokens"] for source in document["data"]["sources"]}
+    assert seen == {"books": 3 * 256, "news": 256}
