@@ -173,6 +173,7 @@ def _show_job(job: Document) -> None:
         "MFU": figures.percent(job["mfu"]),
         "peak": figures.amount(job["flops"]["peak_flops_per_second"], "FLOP/s"),
         "goodput": figures.percent(job["goodput"]),
+        **_course(job),
     }
     width = max(map(len, facts))
     for name, value in facts.items():
@@ -181,6 +182,24 @@ def _show_job(job: Document) -> None:
         digest = pod["digest"]
         held = f"digest {digest['sha256'][:16]} at step {digest['step']}" if digest else "no digest"
         print(f"{pod['name'].ljust(width)}  step {pod['applied_step']}, {held}")
+
+
+def _course(job: Document) -> dict[str, str]:
+    """What happened on the way and what was read, where there is anything to tell."""
+    facts = {}
+    if evaluation := job["evaluation"]:
+        facts["held-out loss"] = f"{figures.fixed(evaluation['loss'])} at step {evaluation['step']}"
+    if job["rewinds"]:
+        passed = sum(end - first for first, end in job["skipped"])
+        facts["rewinds"] = f"{job['rewinds']}, {passed} sequences passed over"
+    if job["checkpoints"]:
+        newest = job["checkpoints"][-1]
+        size = figures.amount(newest["num_bytes"], "B")
+        facts["checkpoint"] = f"step {newest['step']}, {size}; {len(job['checkpoints'])} kept"
+    for source in (job["data"] or {"sources": ()})["sources"]:
+        seen, planned = (figures.amount(source[f"{which}_tokens"]) for which in ("seen", "planned"))
+        facts[f"data {source['name']}"] = f"{seen} of {planned} tokens"
+    return facts
 
 
 def _show_state(job: Document) -> None:

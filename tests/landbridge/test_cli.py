@@ -95,6 +95,24 @@ async def test_exit_codes(run: Run, address: str, controller: Rig) -> None:
     assert (await run("nonsense")).code == 2
 
 
+async def test_a_job_is_shown_with_its_data_and_what_held_out_text_says(
+    run: Run, address: str, controller: Rig
+) -> None:
+    for pod in ("pod-0", "pod-1"):
+        await controller.attach_pod(pod)
+    job_id = await controller.submit()
+    bare = await run("job", job_id, "--address", address)
+    await controller.start(job_id)
+    await controller.step(job_id, *range(1, 11))
+    await controller.evaluate(job_id, 10, loss=1.5)
+    ran = await run("job", job_id, "--address", address)
+    lines = [" ".join(line.split()) for line in ran.out.splitlines()]
+    assert "held-out loss 1.5000 at step 10" in lines
+    assert "data books 30.7 k of 61.4 k tokens" in lines
+    assert not any(line.startswith(("rewinds", "checkpoint")) for line in lines)
+    assert "held-out" not in bare.out and "data" not in bare.out
+
+
 async def test_a_token_is_asked_for(
     run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
 ) -> None:
