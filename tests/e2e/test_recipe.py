@@ -140,8 +140,8 @@ def test_held_out_text_is_evaluated_on_the_way(undisturbed):
     job, _, _ = undisturbed
     assert job["evaluation"]["step"] == STEPS
     assert 0 < job["evaluation"]["bits_per_byte"] < 8
-    scored = [saved["evaluation_loss"] for saved in job["checkpoints"]]
-    assert scored[-1] == job["evaluation"]["loss"] and scored[0] is None
+    scored = {saved["step"]: saved["evaluation_loss"] for saved in job["checkpoints"]}
+    assert scored[STEPS] == job["evaluation"]["loss"] and scored[STEPS - EVERY] is None
 
 
 @pytest.mark.parametrize("pods", [2, 1])
