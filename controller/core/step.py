@@ -105,7 +105,8 @@ class Totals:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Progress:
-    """Steps of one generation. `applied` and `held` have one entry per pod of the gang."""
+    """Steps of one generation. `applied` and `held` have one entry per pod of the gang; none while
+    a rewind is under way, when no pod may run."""
 
     target_steps: int
     granted: int = 0
@@ -163,6 +164,8 @@ def report(
 
     Records at or before the pod's applied step were reported before and are dropped.
     """
+    if pod not in progress.applied:
+        return progress, []
     known = progress.applied[pod]
     fresh = [r for r in records if r.step > known]
     if not fresh:

@@ -126,7 +126,13 @@ def _rewind(turn: Turn, job: Job, record: step.StepRecord, where: str) -> None:
         job.moved(Move.REWIND, Reason("Rewinding", message)),
         generation=job.generation + 1,
         progress=dataclasses.replace(
-            progress, merged=after, recent=(), source_sequences={}, totals=totals
+            progress,
+            merged=after,
+            applied={},
+            held={},
+            recent=(),
+            source_sequences={},
+            totals=totals,
         ),
         checkpoints=job.checkpoints.discarded(gone).begun_anew(),
         skipped=batch.skip(job.skipped, start, count),

@@ -11,7 +11,7 @@ from controller.core.cluster import Assignment
 from controller.core.job import JobState
 from controller.core.spikes import SpikePolicy
 from tests.controller.core.test_saving import saves
-from tests.controller.core.world import World, two_pods
+from tests.controller.core.world import World, ref, two_pods
 
 POLICY = SpikePolicy(threshold=8, window=16, rewind_steps=4, skip_steps=5, max_rewinds=2)
 
@@ -86,6 +86,16 @@ def test_time_of_undone_steps_is_rework_and_the_way_back_recovery() -> None:
     totals = world.job().progress.totals  # type: ignore[union-attr]
     assert (totals.rework_seconds, totals.recovery_seconds) == (pytest.approx(2.5), 3.0)
     assert totals.seconds == pytest.approx(6.0)
+
+
+def test_steps_that_nobody_granted_after_a_rewind_count_for_nothing() -> None:
+    world = watched()
+    applies(world, range(17, 18), loss=9.0)
+    before = world.state
+    world.apply(ref("pod-0"), [18])
+    world.happens(events.CancelRequested("job-1", "ada"))
+    world.apply(ref("pod-0"), [18])
+    assert not world.outcome.steps and world.job().progress == before.jobs["job-1"].progress
 
 
 def test_the_losses_that_spikes_are_judged_by_are_those_of_the_checkpoint() -> None:
