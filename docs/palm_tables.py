@@ -91,11 +91,12 @@ def document() -> str:
 
 def _pipeline_of_the_pods() -> dict[str, object]:
     """What a plan says about the pods of 540B as stages."""
-    planned = planner.plan(_job(RUNS[-1], 2048), _assumptions(0.5))
+    batch = RUNS[-1].batches[-1]
+    planned = planner.plan(_job(RUNS[-1], batch), _assumptions(0.5))
     speed, pipeline = planned.speed, planned.pipeline
     assert pipeline is not None and speed.exposed_seconds and speed.step_seconds
     return {
-        "batch": 2048,
+        "batch": batch,
         "exposed": _percent(speed.exposed_seconds / speed.step_seconds),
         "most": pipeline.most_microbatches,
         "bubble": _percent(Pipeline(pipeline.stages, pipeline.most_microbatches).bubble),
@@ -175,12 +176,13 @@ def _memory() -> str:
 
 
 def _pipeline() -> str:
-    """540B at batch 2048 on the same 6,144 devices: each stage has the layers of its share, the
-    model axis as in the paper, and the rest of its devices for data."""
-    run, batch, chips = RUNS[-1], 2048, 6144
+    """540B at its largest batch on the devices of both pods: each stage has the layers of its
+    share, the model axis as in the paper, and the rest of its devices for data."""
+    run, batch = RUNS[-1], RUNS[-1].batches[-1]
+    data, model = run.mesh
     rows = []
     for stages in (2, 4, 16):
-        mesh = MeshConfig(data=chips // stages // run.mesh[1], model=run.mesh[1])
+        mesh = MeshConfig(data=run.pods * data // stages, model=model)
         most = batch // mesh.data
         for microbatches in (most // 4, most // 2, most):
             pipeline = Pipeline(stages, microbatches)
