@@ -45,8 +45,8 @@ TEXT = """\
 
 Made by `python docs/generate.py` from `model/planner.py`, `model/memory.py` and
 `model/pipeline.py`: arithmetic on a specification, without accelerators. Published figures are
-those of PaLM (arXiv 2204.02311). `landbridge plan examples/palm-540b.yaml` asks a controller the
-same.
+those of PaLM (arXiv 2204.02311). `landbridge plan examples/palm-540b.yaml` says the same, with a
+controller or without.
 
 ## FLOPs per token, {length} tokens a sequence
 {flops}

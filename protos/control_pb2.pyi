@@ -144,7 +144,7 @@ class AssemblePod(_message.Message):
     def __init__(self, coordinator_address: _Optional[str] = ..., lead_link_address: _Optional[str] = ..., heartbeat_interval_seconds: _Optional[float] = ...) -> None: ...
 
 class PrepareJob(_message.Message):
-    __slots__ = ("job", "generation", "bundle_digest", "members", "member_index", "phases", "seed", "data_json", "digest_every_steps", "target_steps", "checkpoint_every_steps", "checkpoint_directory", "restore", "skipped", "evaluate_every_steps")
+    __slots__ = ("job", "generation", "bundle_digest", "members", "member_index", "phases", "seed", "data_json", "digest_every_steps", "target_steps", "checkpoint_every_steps", "checkpoint_directory", "restore", "skipped", "evaluate_every_steps", "data_start")
     JOB_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -160,6 +160,7 @@ class PrepareJob(_message.Message):
     RESTORE_FIELD_NUMBER: _ClassVar[int]
     SKIPPED_FIELD_NUMBER: _ClassVar[int]
     EVALUATE_EVERY_STEPS_FIELD_NUMBER: _ClassVar[int]
+    DATA_START_FIELD_NUMBER: _ClassVar[int]
     job: str
     generation: int
     bundle_digest: str
@@ -175,7 +176,8 @@ class PrepareJob(_message.Message):
     restore: CheckpointPlace
     skipped: _containers.RepeatedCompositeFieldContainer[PositionRange]
     evaluate_every_steps: int
-    def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ..., bundle_digest: _Optional[str] = ..., members: _Optional[_Iterable[_Union[GangMember, _Mapping]]] = ..., member_index: _Optional[int] = ..., phases: _Optional[_Iterable[_Union[BatchPhase, _Mapping]]] = ..., seed: _Optional[int] = ..., data_json: _Optional[str] = ..., digest_every_steps: _Optional[int] = ..., target_steps: _Optional[int] = ..., checkpoint_every_steps: _Optional[int] = ..., checkpoint_directory: _Optional[str] = ..., restore: _Optional[_Union[CheckpointPlace, _Mapping]] = ..., skipped: _Optional[_Iterable[_Union[PositionRange, _Mapping]]] = ..., evaluate_every_steps: _Optional[int] = ...) -> None: ...
+    data_start: DataStart
+    def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ..., bundle_digest: _Optional[str] = ..., members: _Optional[_Iterable[_Union[GangMember, _Mapping]]] = ..., member_index: _Optional[int] = ..., phases: _Optional[_Iterable[_Union[BatchPhase, _Mapping]]] = ..., seed: _Optional[int] = ..., data_json: _Optional[str] = ..., digest_every_steps: _Optional[int] = ..., target_steps: _Optional[int] = ..., checkpoint_every_steps: _Optional[int] = ..., checkpoint_directory: _Optional[str] = ..., restore: _Optional[_Union[CheckpointPlace, _Mapping]] = ..., skipped: _Optional[_Iterable[_Union[PositionRange, _Mapping]]] = ..., evaluate_every_steps: _Optional[int] = ..., data_start: _Optional[_Union[DataStart, _Mapping]] = ...) -> None: ...
 
 class GangMember(_message.Message):
     __slots__ = ("pod", "link_addresses")
@@ -211,17 +213,27 @@ class PositionRange(_message.Message):
     end: int
     def __init__(self, first: _Optional[int] = ..., end: _Optional[int] = ...) -> None: ...
 
+class DataStart(_message.Message):
+    __slots__ = ("after_step", "position")
+    AFTER_STEP_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    after_step: int
+    position: int
+    def __init__(self, after_step: _Optional[int] = ..., position: _Optional[int] = ...) -> None: ...
+
 class CheckpointPlace(_message.Message):
-    __slots__ = ("job", "directory", "step", "generation")
+    __slots__ = ("job", "directory", "step", "generation", "state_sha256")
     JOB_FIELD_NUMBER: _ClassVar[int]
     DIRECTORY_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
+    STATE_SHA256_FIELD_NUMBER: _ClassVar[int]
     job: str
     directory: str
     step: int
     generation: int
-    def __init__(self, job: _Optional[str] = ..., directory: _Optional[str] = ..., step: _Optional[int] = ..., generation: _Optional[int] = ...) -> None: ...
+    state_sha256: bytes
+    def __init__(self, job: _Optional[str] = ..., directory: _Optional[str] = ..., step: _Optional[int] = ..., generation: _Optional[int] = ..., state_sha256: _Optional[bytes] = ...) -> None: ...
 
 class ProgramReady(_message.Message):
     __slots__ = ("job", "generation", "ready_seconds", "compile_seconds", "dataset_digest", "data_steps", "device_bytes", "sources")

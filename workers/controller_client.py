@@ -69,6 +69,7 @@ def decode_order(message: pb.PrepareJob, host_index: int, checkpoints: pathlib.P
         checkpoint_directory=directory_of(message.checkpoint_directory, checkpoints),
         skipped=ranges_of(message.skipped),
         evaluate_every=message.evaluate_every_steps,
+        data_start=(message.data_start.after_step, message.data_start.position),
         restore=(_place(message.restore, checkpoints) if message.HasField("restore") else None),
     )
 
@@ -88,7 +89,9 @@ def _phase(phase: pb.BatchPhase) -> BatchPhase:
 
 def _place(place: pb.CheckpointPlace, checkpoints: pathlib.Path) -> CheckpointPlace:
     directory = directory_of(place.directory, checkpoints)
-    return CheckpointPlace(place.job, directory, place.step, place.generation)
+    return CheckpointPlace(
+        place.job, directory, place.step, place.generation, place.state_sha256.hex()
+    )
 
 
 def encode_report(report: Report) -> pb.HostEvent:
@@ -201,7 +204,7 @@ def _steps_applied(applied: Applied) -> pb.StepsApplied:
         first_step=records[0].step,
         time_unix_seconds=[record.time for record in records],
         loss=_column("loss", applied),
-        grad_norm=_column("grad_norm", applied),
+        grad_norm=_column("grad_norm", applied) if "grad_norm" in applied.fields else (),
         learning_rate=_column("learning_rate", applied),
         seconds=[record.seconds for record in records],
         exchange_seconds=[record.exchange_seconds for record in records],

@@ -56,6 +56,8 @@ class CheckpointPlace:
     directory: pathlib.Path
     step: int
     generation: int
+    state_sha256: str = ""
+    """The state that must be found there, hex; empty is not known."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -82,6 +84,8 @@ class JobOrder:
     """Positions [first, end) of the data that are passed over, ascending and disjoint."""
     evaluate_every: int = 0
     """Steps between evaluations, one more after the last step; 0 makes none."""
+    data_start: tuple[int, int] = (0, 0)
+    """(step, position): the job's first step is the one after `step`, and begins there."""
 
     @property
     def first_step(self) -> int:

@@ -82,8 +82,8 @@ def prepare(
         if batches is not None:
             batches.close()
         raise
-    if restored is not None:
-        _check_bits(restored, run.training)
+    if order.restore and restored:
+        _check_bits(restored[0], order.restore, run.training)
     if order.checkpoint_every:
         run.saver = Saver(order, program, _with_position(plan, report))
     return Ready(
@@ -126,14 +126,16 @@ def _restored(place: CheckpointPlace, program: Program) -> Restored:
     return restore(folder, wanted)
 
 
-def _check_bits(restored: Restored, training: Training) -> None:
-    """Storage may give back other bits than it was given, and nothing else would notice."""
-    manifest, _ = restored
+def _check_bits(manifest: Manifest, place: CheckpointPlace, training: Training) -> None:
+    """Storage may give back other bits than it was given, or another checkpoint of that name, and
+    nothing else would notice."""
     seen = training.state_sha256().hex()
-    if seen != manifest.state_sha256:
+    written = place.state_sha256 or manifest.state_sha256
+    if seen != written or manifest.state_sha256 != written:
         raise CheckpointError(
             f"the checkpoint of step {manifest.step} is damaged: its state has digest "
-            f"{seen[:12]} and was written with {manifest.state_sha256[:12]}"
+            f"{seen[:12]}, its manifest {manifest.state_sha256[:12]}, and it was written with "
+            f"{written[:12]}"
         )
 
 
@@ -149,7 +151,7 @@ def _with_position(
 def _batch_plan(order: JobOrder, program: Program) -> BatchPlan:
     size = max(1, program.microbatch)
     phases = tuple((phase.first_step, phase.num_slots * size) for phase in order.phases)
-    return BatchPlan(phases, order.skipped)
+    return BatchPlan(phases, order.skipped, order.data_start)
 
 
 def _prefetcher(run: Run, program: Program, dataset: TokenDataset, plan: BatchPlan) -> Prefetcher:

@@ -17,7 +17,7 @@ from controller.api.answers import json_response
 from controller.api.context import ApiContext, Context
 from controller.api.problems import RESPONSES, ApiProblem, no_such_job
 from controller.core import view
-from controller.core.errors import CannotSave, JobIsLive, UnknownJob
+from controller.core.errors import CannotSave, CheckpointGone, JobIsLive, UnknownJob
 from controller.core.events import (
     CancelRequested,
     CheckpointRequested,
@@ -52,7 +52,10 @@ async def submit_job(
         replayed = job_id is not None
         if job_id is None:
             submission = await submissions.read(request, context)
-            job_id = await submissions.submit(submission, idempotency_key, context)
+            try:
+                job_id = await submissions.submit(submission, idempotency_key, context)
+            except CheckpointGone as error:
+                raise ApiProblem(409, "checkpoint-gone", str(error)) from None
     document = await asyncio.to_thread(job_document, context, job_id)
     headers = {"Location": f"/api/v1/jobs/{job_id}"}
     if replayed:

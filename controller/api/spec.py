@@ -198,6 +198,9 @@ class ResumeFrom(Section):
     job: Name
     step: Count | None = None
     """Its newest one, if not said."""
+    data: Literal["continue", "anew"] = "continue"
+    """Go on in that job's data where the checkpoint was taken, which must then be the same, or
+    begin at the beginning of other data."""
 
 
 class Checkpoint(Section):

@@ -132,15 +132,23 @@ def _origin(spec: Spec, context: ApiContext) -> Origin | None:
         pointer = f"/checkpoint/resume_from/{field}"
         problem = SpecProblem(pointer, "no-such-checkpoint", detail, hint)
         raise ApiProblem(422, "invalid-spec", detail, errors=[problem])
-    chosen = found[-1]
+    chosen, goes_on = found[-1], wanted.data == "continue"
+    if goes_on and spec.train.seed != job.spec.seed:
+        detail = f"job {job.id} took its data in the order of seed {job.spec.seed}"
+        hint = f"seed: {job.spec.seed}, or checkpoint.resume_from.data: anew"
+        problem = SpecProblem("/train/seed", "other-order", detail, hint)
+        raise ApiProblem(422, "invalid-spec", detail, errors=[problem])
     return Origin(
         job=job.id,
         directory=job.spec.checkpoint_directory,
         step=chosen.step,
         generation=chosen.generation,
-        data_position=chosen.data_position,
+        data_position=chosen.data_position if goes_on else 0,
         losses=chosen.losses,
-        skipped=job.skipped,
+        skipped=job.skipped if goes_on else (),
+        state_sha256=chosen.state_sha256,
+        tokens=job.spec.tokens_through(chosen.step),
+        data_digest=job.data_digest if goes_on else None,
     )
 
 

@@ -53,6 +53,11 @@ def advance(skipped: Sequence[Range], start: int, count: int) -> int:
     return end
 
 
+def kept_before(skipped: Sequence[Range], position: int) -> int:
+    """Positions before this one that are not skipped."""
+    return position - sum(max(0, min(end, position) - first) for first, end in skipped)
+
+
 def skip(skipped: Sequence[Range], start: int, count: int) -> tuple[Range, ...]:
     """The ranges with the next `count` positions from `start` on that are not in them yet.
 

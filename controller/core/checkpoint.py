@@ -10,7 +10,7 @@ the next one is tried.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from controller.core.batch import Range
 from controller.core.step import Totals
@@ -45,8 +45,14 @@ class Origin:
     step: int
     generation: int
     data_position: int
+    """Of this job's data, where its first step begins."""
     losses: tuple[float, ...]
     skipped: tuple[Range, ...]
+    state_sha256: str = ""
+    tokens: int = 0
+    """Trained on when it was saved."""
+    data_digest: str | None = None
+    """Of the data that is gone on with; None where it is begun."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -112,12 +118,26 @@ class Checkpoints:
         kept = tuple(s for s in self.saved if s not in gone)
         return dataclasses.replace(self, saved=kept, marks=marks)
 
-    def before(self, step: int, distance: int) -> Saved | None:
-        """Where to go back to from `step`: the newest that is `distance` older, else the oldest
-        that is older at all."""
-        older = [saved for saved in self.saved if saved.step < step]
-        far = [saved for saved in older if saved.step <= step - distance]
+    @property
+    def awaited(self) -> frozenset[int]:
+        """Steps whose checkpoints are neither published nor given up yet."""
+        published = {saved.step for saved in self.saved}
+        return frozenset(s for s in self.marks if s > self.concluded and s not in published)
+
+    def target(self, step: int, distance: int) -> int | None:
+        """The step to go back to from `step`: the newest that is `distance` older, else the oldest
+        that is older at all, of those that are on disk or will be."""
+        older = sorted(s for s in self.awaited | {s.step for s in self.saved} if s < step)
+        far = [s for s in older if s <= step - distance]
         return far[-1] if far else older[0] if older else None
+
+    def has(self, step: int, generation: int) -> bool:
+        """Whether this one is published and kept."""
+        return any((s.step, s.generation) == (step, generation) for s in self.saved)
+
+    def at(self, step: int | None) -> Saved | None:
+        """The published one of a step."""
+        return next((saved for saved in self.saved if saved.step == step), None)
 
 
 def complete(checkpoints: Checkpoints, step: int, pods: Sequence[str]) -> Sequence[Part] | None:
@@ -127,14 +147,20 @@ def complete(checkpoints: Checkpoints, step: int, pods: Sequence[str]) -> Sequen
 
 
 def superfluous(
-    checkpoints: Checkpoints, keep: int, keep_every: int, keep_best: bool
+    checkpoints: Checkpoints,
+    keep: int,
+    keep_every: int,
+    keep_best: bool,
+    wanted: Collection[tuple[int, int]] = (),
 ) -> Sequence[Saved]:
-    """Published checkpoints beyond the last `keep`, unless their step is a multiple of `keep_every`
-    or their held-out loss is the lowest."""
+    """Published checkpoints beyond the last `keep`, without those whose step is a multiple of
+    `keep_every`, whose held-out loss is the lowest, or whose (step, generation) is wanted."""
     scored = [saved for saved in checkpoints.saved if saved.evaluation_loss is not None]
     best = min(scored, key=lambda saved: saved.evaluation_loss or 0.0, default=None)
     return [
         saved
         for saved in checkpoints.saved[: max(0, len(checkpoints.saved) - keep)]
-        if not (keep_every and saved.step % keep_every == 0) and not (keep_best and saved is best)
+        if not (keep_every and saved.step % keep_every == 0)
+        and not (keep_best and saved is best)
+        and (saved.step, saved.generation) not in wanted
     ]

@@ -50,6 +50,14 @@ class SlotPhase:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class DataStart:
+    """Where in its data a job begins: the step after `after_step` at this position."""
+
+    after_step: int
+    position: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class CheckpointId:
     """Which checkpoint of a job."""
 
@@ -65,6 +73,8 @@ class CheckpointPlace:
     directory: str
     """Empty means one of the host's own."""
     checkpoint: CheckpointId
+    state_sha256: str
+    """The state that must be found there, hex; empty is not known."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -77,6 +87,7 @@ class PrepareHost:
     phases: tuple[SlotPhase, ...]
     seed: int
     data: str
+    data_start: DataStart
     skipped: tuple[Range, ...]
     """Positions of the data that are passed over."""
     digest_every: int

@@ -4,7 +4,8 @@
     |- InvalidTransition      our mistake: a state machine was asked for a move it does not have
     |- UnknownJob             the caller named a job that is not live
     |- JobIsLive              the caller wants what only a job that has ended allows
-    `- CannotSave             the caller wants a checkpoint of a job that cannot make one now
+    |- CannotSave             the caller wants a checkpoint of a job that cannot make one now
+    `- CheckpointGone         the caller wants to start from a checkpoint that was deleted just now
 
 Invalid specifications are no exceptions here: they are collected, all at once, as problems by the
 API. Job failures are states with a reason, not exceptions.
@@ -55,3 +56,13 @@ class CannotSave(ControllerError):
             why = "has no `checkpoint` section; submit it again with one"
         super().__init__(f"job {job_id} {why}")
         self.job_id = job_id
+
+
+class CheckpointGone(ControllerError):
+    """The job that wrote it has deleted it since it was looked for."""
+
+    def __init__(self, job_id: str, step: int) -> None:
+        super().__init__(
+            f"job {job_id} has deleted its checkpoint of step {step}; submit again, with one of "
+            f"GET /jobs/{job_id}/checkpoints"
+        )

@@ -17,7 +17,7 @@ from controller.core.checkpoint import Checkpoints, Origin
 from controller.core.evaluation import Evaluations
 from controller.core.program import Program
 from controller.core.sources import DataSource
-from controller.core.spikes import SpikePolicy
+from controller.core.spikes import Spike, SpikePolicy
 from controller.core.step import Progress
 
 
@@ -138,9 +138,21 @@ class JobSpec:
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def tokens_through(self, step: int) -> int:
-        """Tokens of all steps up to `step`, itself included."""
-        slots = batch.slots_through(self.phases, step)
-        return slots * self.microbatch * self.sequence_length
+        """Tokens of all steps up to `step`, itself included; those before a checkpoint of another
+        job as that job trained them."""
+        before = self.origin.tokens if self.origin else 0
+        return before + self._own_sequences(step) * self.sequence_length
+
+    def sequences_through(self, step: int) -> int:
+        """Sequences of this job's data up to `step`, itself included; another job's, too, where its
+        data is gone on with."""
+        origin = self.origin
+        before = batch.kept_before(origin.skipped, origin.data_position) if origin else 0
+        return before + self._own_sequences(step)
+
+    def _own_sequences(self, step: int) -> int:
+        after = self.origin.step if self.origin else 0
+        return batch.slots_between(self.phases, after, max(after, step)) * self.microbatch
 
     def tokens_of(self, step: int) -> int:
         return batch.num_slots(self.phases, step) * self.microbatch * self.sequence_length
@@ -173,6 +185,8 @@ class Job:
     skipped: tuple[Range, ...] = ()
     """Positions of the data that are passed over."""
     rewinds: int = 0
+    spike: Spike | None = None
+    """Waits for the checkpoint to go back to."""
     losses: tuple[float, ...] = ()
     """Of the last steps, to judge the next one by."""
     evaluations: Evaluations = dataclasses.field(default_factory=Evaluations)

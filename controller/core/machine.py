@@ -2,8 +2,8 @@
 
 Pure: no clock, no I/O, no randomness. `handle` looks up the one handler of an event. Handlers of
 hosts and pods are in `membership`, of getting ready in `preparing`, of steps in `training`, of
-checkpoints in `saving`, and those of people's wishes here. After any event that may free or add
-pods, the waiting jobs are looked at again.
+checkpoints in `saving` and `rewinding`, and those of people's wishes here. After any event that
+may free or add pods, the waiting jobs are looked at again.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from controller.core import (
     gang,
     membership,
     preparing,
+    rewinding,
     saving,
     training,
 )
@@ -43,6 +44,9 @@ def handle(state: State, event: events.Event, now: float, policy: LivenessPolicy
 def _job_submitted(turn: Turn, event: events.JobSubmitted, _policy: LivenessPolicy) -> None:
     reason = Reason("PendingEvaluation", "submitted")
     origin = event.spec.origin
+    source = turn.jobs.get(origin.job) if origin else None
+    if origin and source and not source.checkpoints.has(origin.step, origin.generation):
+        raise errors.CheckpointGone(origin.job, origin.step)
     job = Job(
         event.job_id,
         event.spec,
@@ -50,6 +54,7 @@ def _job_submitted(turn: Turn, event: events.JobSubmitted, _policy: LivenessPoli
         reason,
         created_at=turn.now,
         skipped=origin.skipped if origin else (),
+        data_digest=origin.data_digest if origin else None,
     )
     turn.put_job(job, Entry("job.submitted", f"{event.spec.name} was submitted", job.id))
     turn.availability_changed = True
@@ -140,6 +145,7 @@ def _admit(turn: Turn, job: Job, verdict: gang.Admission) -> None:
         progress=None,
         started_at=None,
         rewound_at=None,
+        spike=None,
         losses=newest.losses if newest else origin.losses if origin else (),
         evaluations=job.evaluations.begun_anew(newest.step if newest else 0),
     )
@@ -169,8 +175,8 @@ _HANDLERS: dict[type, Handler] = {
     events.HostDetached: membership.host_detached,
     events.JobFaulted: membership.job_faulted,
     events.JobReleased: membership.job_released,
-    events.CheckpointWritten: saving.checkpoint_written,
-    events.CheckpointPublished: saving.checkpoint_published,
+    events.CheckpointWritten: rewinding.checkpoint_written,
+    events.CheckpointPublished: rewinding.checkpoint_published,
     events.RestoreFailed: saving.restore_failed,
     events.Ticked: membership.ticked,
 }

@@ -6,7 +6,7 @@ import dataclasses
 
 from controller.core import commands, events, membership, saving, step
 from controller.core.cluster import Assignment
-from controller.core.commands import CheckpointId, CheckpointPlace, SlotPhase
+from controller.core.commands import CheckpointId, CheckpointPlace, DataStart, SlotPhase
 from controller.core.job import Job, JobState, Move, Reason
 from controller.core.liveness import LivenessPolicy
 from controller.core.program import slot_ranges
@@ -50,6 +50,7 @@ def order(turn: Turn, job: Job) -> None:
                     phases=phases,
                     seed=job.spec.seed,
                     data=job.spec.data,
+                    data_start=_data_start(job),
                     skipped=job.skipped,
                     digest_every=job.spec.digest_every,
                     target_steps=job.spec.steps,
@@ -79,14 +80,23 @@ def program_ready(turn: Turn, event: events.ProgramReady, _policy: LivenessPolic
         message = f"hosts hold different data: {seen}; give all of them the same files"
         membership.fail(turn, job, Reason("DataDiffers", message))
     elif job.data_digest not in (None, event.dataset_digest):
-        message = (
-            f"the data has digest {event.dataset_digest} and had {job.data_digest} when the job "
-            "began; put the files back as they were, or submit the job anew"
-        )
-        membership.fail(turn, job, Reason("DataChanged", message))
+        membership.fail(turn, job, Reason("DataChanged", _changed(job, event.dataset_digest)))
     else:
         job = dataclasses.replace(job, data_digest=event.dataset_digest, sources=event.sources)
         _start(turn, job, _target_steps(turn, job, event.data_steps))
+
+
+def _changed(job: Job, found: str) -> str:
+    origin = job.spec.origin
+    if origin is not None and origin.data_digest == job.data_digest:
+        when = f"when job {origin.job} trained on it"
+        remedy = "or set checkpoint.resume_from.data: anew to begin with this data"
+    else:
+        when, remedy = "when the job began", "or submit the job anew"
+    return (
+        f"the data has digest {found} and had {job.data_digest} {when}; "
+        f"put the files back as they were, {remedy}"
+    )
 
 
 def _target_steps(turn: Turn, job: Job, data_steps: int) -> int:
@@ -147,13 +157,18 @@ def extend_window(turn: Turn, job: Job) -> None:
         turn.order(commands.GrantWindow(host.ref, assignment, longer.granted))
 
 
+def _data_start(job: Job) -> DataStart:
+    origin = job.spec.origin
+    return DataStart(origin.step, origin.data_position) if origin else DataStart(0, 0)
+
+
 def _place(job: Job) -> CheckpointPlace | None:
     """What a generation starts from; None is the seed."""
     newest, origin = job.checkpoints.newest, job.spec.origin
     if newest is not None:
         mine = CheckpointId(newest.step, newest.generation)
-        return CheckpointPlace(job.id, job.spec.checkpoint_directory, mine)
+        return CheckpointPlace(job.id, job.spec.checkpoint_directory, mine, newest.state_sha256)
     if origin is not None:
         theirs = CheckpointId(origin.step, origin.generation)
-        return CheckpointPlace(origin.job, origin.directory, theirs)
+        return CheckpointPlace(origin.job, origin.directory, theirs, origin.state_sha256)
     return None

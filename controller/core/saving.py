@@ -89,9 +89,13 @@ def checkpoint_published(
     job = turn.current_job(event.assignment)
     if job is None or job.state is not JobState.RUNNING or event.host != _keeper(turn, job):
         return
+    this = CheckpointId(event.step, event.assignment.generation)
     parts = job.checkpoints.under_way.get(event.step, {})
     mark = job.checkpoints.marks.get(event.step)
     if not parts or mark is None:
+        # Overtaken by a later one, or behind a spike that is about to be met.
+        if not event.error and not job.checkpoints.has(this.step, this.generation):
+            order_removal(turn, job, event.assignment, this)
         return
     if event.error:
         _give_up(turn, job, event.step, f"{event.host} could not publish it: {event.error}")
@@ -99,8 +103,8 @@ def checkpoint_published(
     evaluation = job.evaluations.complete.get(event.step)
     any_part = next(iter(parts.values()))
     saved = Saved(
-        event.step,
-        event.assignment.generation,
+        this.step,
+        this.generation,
         any_part.state_sha256,
         sum(part.num_bytes for part in parts.values()),
         turn.now,
@@ -114,25 +118,24 @@ def checkpoint_published(
         job.spec.checkpoint_keep,
         job.spec.checkpoint_keep_every,
         job.spec.checkpoint_keep_best,
+        _wanted(turn, job),
     )
     for old in gone:
-        order_removal(turn, job, event.assignment, old)
+        order_removal(turn, job, event.assignment, checkpoint_id(old))
     job = dataclasses.replace(job, checkpoints=checkpoints.discarded(gone))
     message = f"step {saved.step} is on disk, {saved.num_bytes} bytes"
     turn.put_job(job, Entry("checkpoint.published", message, job.id, data={"step": saved.step}))
     finish(turn, job)
 
 
-def order_removal(turn: Turn, job: Job, assignment: Assignment, old: Saved) -> None:
+def order_removal(turn: Turn, job: Job, assignment: Assignment, which: CheckpointId) -> None:
     """Have a checkpoint deleted."""
-    turn.order(
-        commands.RemoveCheckpoint(
-            _keeper(turn, job),
-            assignment,
-            job.spec.checkpoint_directory,
-            CheckpointId(old.step, old.generation),
-        )
-    )
+    directory = job.spec.checkpoint_directory
+    turn.order(commands.RemoveCheckpoint(_keeper(turn, job), assignment, directory, which))
+
+
+def checkpoint_id(saved: Saved) -> CheckpointId:
+    return CheckpointId(saved.step, saved.generation)
 
 
 def restore_failed(turn: Turn, event: events.RestoreFailed, _policy: LivenessPolicy) -> None:
@@ -162,7 +165,7 @@ def finish(turn: Turn, job: Job) -> None:
     """The job ends, if its steps are applied, its last state is evaluated, and its last checkpoint
     is published or given up."""
     assert job.progress is not None
-    if not job.progress.is_complete:
+    if not job.progress.is_complete or job.spike is not None:
         return
     # A generation that starts at the end applies nothing, and nothing is evaluated.
     is_evaluated = (
@@ -192,6 +195,12 @@ def _give_up(turn: Turn, job: Job, step: int, message: str) -> None:
     message = f"no checkpoint of step {step}: {message}"
     turn.put_job(job, Entry("checkpoint.failed", message, job.id, data={"step": step}))
     finish(turn, job)
+
+
+def _wanted(turn: Turn, job: Job) -> set[tuple[int, int]]:
+    """Its checkpoints, as (step, generation), that other jobs start from."""
+    origins = (other.spec.origin for other in turn.jobs.values())
+    return {(o.step, o.generation) for o in origins if o is not None and o.job == job.id}
 
 
 def _keeper(turn: Turn, job: Job) -> HostRef:

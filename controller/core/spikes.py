@@ -41,16 +41,36 @@ class SpikePolicy:
     """Later spikes are noted and trained through."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Spike:
+    """One that is to be met."""
+
+    step: int
+    loss: float
+    what: str
+    """For people: the step, the loss and those before."""
+
+
 class Verdict(typing.NamedTuple):
     is_spike: bool
     reason: str
+    is_lost: bool = False
+    """The state is no numbers any more."""
 
 
-def judge(policy: SpikePolicy | None, losses: Sequence[float], loss: float) -> Verdict:
-    """On a loss that follows `losses`. Without a policy only a loss that is no number stands out:
-    the state is lost with it, and every further step would be wasted."""
+def judge(
+    policy: SpikePolicy | None,
+    losses: Sequence[float],
+    loss: float,
+    grad_norm: float | None = None,
+) -> Verdict:
+    """On a loss that follows `losses`. Without a policy only what is no number stands out, the loss
+    or the norm of the gradient (None where the program has none): the state is lost with it, and
+    every further step would be wasted."""
     if not math.isfinite(loss):
-        return Verdict(True, f"the loss is {loss}")
+        return Verdict(True, f"the loss is {loss}", is_lost=True)
+    if grad_norm is not None and not math.isfinite(grad_norm):
+        return Verdict(True, f"the norm of the gradient is {grad_norm}", is_lost=True)
     if policy is None or len(losses) < min(_FEWEST_LOSSES, policy.window):
         return Verdict(False, "")
     median = statistics.median(losses)

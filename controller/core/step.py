@@ -36,7 +36,8 @@ class StepRecord:
     time: float
     """Unix time at which it was applied; merged: at the last pod."""
     loss: float
-    grad_norm: float
+    grad_norm: float | None
+    """Before clipping; None where the program does not say."""
     learning_rate: float
     seconds: float
     compute_seconds: float
@@ -51,9 +52,9 @@ class StepRecord:
     """sha256 of a pod's state, hex; empty when none was taken and in merged records."""
 
 
-def finite(value: float) -> float | None:
+def finite(value: float | None) -> float | None:
     """For documents and entries: JSON has no word for what is no number."""
-    return value if math.isfinite(value) else None
+    return value if value is not None and math.isfinite(value) else None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -129,6 +130,19 @@ class Progress:
         the first report."""
         slowest = min(self.applied, key=self.applied.__getitem__, default="")
         return self.source_sequences.get(slowest) or None
+
+    def undone_to(self, step: int, mark: Totals) -> Progress:
+        """After everything since `step`, where the sums were `mark`, turned out to be for nothing;
+        no pod may run before the next beginning."""
+        return dataclasses.replace(
+            self,
+            merged=step,
+            applied={},
+            held={},
+            recent=(),
+            source_sequences={},
+            totals=self.totals.undone_to(mark),
+        )
 
     @property
     def is_complete(self) -> bool:

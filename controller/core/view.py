@@ -178,7 +178,7 @@ def _data(job: Job) -> Document | None:
     if not job.sources:
         return None
     length = job.spec.sequence_length
-    planned = job.spec.tokens_through(job.target_steps) // length
+    planned = job.spec.sequences_through(job.target_steps)
     seen = job.progress.seen if job.progress else None
     return {
         "digest": job.data_digest,

@@ -175,6 +175,9 @@ def _prepare(command: commands.PrepareHost) -> pb.PrepareJob:
         restore=_place(command.restore) if command.restore else None,
         skipped=_ranges(command.skipped),
         evaluate_every_steps=command.evaluate_every,
+        data_start=pb.DataStart(
+            after_step=command.data_start.after_step, position=command.data_start.position
+        ),
     )
 
 
@@ -189,6 +192,7 @@ def _place(place: commands.CheckpointPlace) -> pb.CheckpointPlace:
         directory=place.directory,
         step=place.checkpoint.step,
         generation=place.checkpoint.generation,
+        state_sha256=bytes.fromhex(place.state_sha256),
     )
 
 
@@ -246,7 +250,7 @@ def _records(applied: pb.StepsApplied) -> tuple[StepRecord, ...]:
     columns = zip(
         applied.time_unix_seconds,
         applied.loss,
-        applied.grad_norm,
+        applied.grad_norm or [None] * len(applied.loss),
         applied.learning_rate,
         applied.seconds,
         applied.exchange_seconds,

@@ -16,7 +16,7 @@ from controller.core.step import Progress, StepRecord, Totals
 
 Document = dict[str, Any]
 
-_MAY_BE_INFINITE = ("loss", "grad_norm", "learning_rate")
+_MAY_BE_INFINITE = ("loss", "learning_rate")
 """Absent from a step document where they were no finite numbers."""
 
 

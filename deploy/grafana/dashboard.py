@@ -90,6 +90,10 @@ def step_seconds(quantile: float) -> str:
     return f"histogram_quantile({quantile}, sum by (le) ({buckets}))"
 
 
+def mean_seconds(histogram: str) -> str:
+    return f"{rate(of_job(f'{histogram}_sum'))} / {rate(of_job(f'{histogram}_count'))}"
+
+
 def thresholds(*steps: tuple[float | None, str]) -> dict[str, Any]:
     return {
         "mode": "absolute",
@@ -101,11 +105,6 @@ def mapping(texts: Mapping[str, tuple[str, str]]) -> list[dict[str, Any]]:
     options = {value: {"text": text, "color": color} for value, (text, color) in texts.items()}
     return [{"type": "value", "options": options}]
 
-
-MEAN_STEP_SECONDS = (
-    f"{rate(of_job('job_step_duration_seconds_sum'))}"
-    f" / {rate(of_job('job_step_duration_seconds_count'))}"
-)
 
 NAME = Panel(
     *("Job", "Name of the job chosen above; its id begins with the time of submission."),
@@ -158,9 +157,14 @@ PANELS = (
     curve(
         "Loss",
         "Loss of the last step. It should fall, fast at first. A spike that does not come down "
-        "again, or a flat line from the start, is worth a look at the learning rate and the data.",
+        "again, or a flat line from the start, is worth a look at the learning rate and the data. "
+        "The held-out loss is that of the last evaluation; if it rises while the other falls, the "
+        "model learns the text by heart. A red line is a rewind.",
         "none",
-        [Query(of_job("job_loss"), "loss", BLUE)],
+        [
+            Query(of_job("job_loss"), "loss", BLUE),
+            Query(of_job("job_evaluation_loss"), "held-out loss", ORANGE),
+        ],
     ),
     curve(
         "Tokens per second",
@@ -185,7 +189,7 @@ PANELS = (
         "mean is exact. A 95th percentile far above the median points to a straggler or the link.",
         "s",
         [
-            Query(MEAN_STEP_SECONDS, "mean", BLUE),
+            Query(mean_seconds("job_step_duration_seconds"), "mean", BLUE),
             Query(step_seconds(0.5), "median", SKY),
             Query(step_seconds(0.95), "95th percentile", ORANGE),
         ],
@@ -206,6 +210,24 @@ PANELS = (
         [Query(f"sum by (category) ({rate(of_job('job_time_seconds_total'))})", "{{category}}")],
         stacked=True,
     ),
+    curve(
+        "Held-out text",
+        "Bits that the model needs for a byte of text it was not trained on, at the last "
+        "evaluation. Comparable between tokenizers, unlike the loss. Empty without train.eval.",
+        "none",
+        [Query(of_job("job_bits_per_byte"), "bits per byte", ORANGE)],
+    ),
+    curve(
+        "Checkpoints",
+        "Time from the end of a step until a pod's share of its checkpoint was on disk, and for "
+        "how long training stood still for it. Stalls near the first say that the disk is too "
+        "slow for checkpoint.every; failures are events of the job.",
+        "s",
+        [
+            Query(mean_seconds("checkpoint_save_seconds"), "until on disk", SKY),
+            Query(mean_seconds("checkpoint_stall_seconds"), "stall", RED),
+        ],
+    ),
     Panel(
         "Pods",
         "Whether all hosts of a pod are attached with their accelerators initialised. A pod that "
@@ -220,6 +242,22 @@ PANELS = (
         options={"mergeValues": True, "showValue": "never", "legend": {"showLegend": True}},
     ),
 )
+
+
+def annotations() -> list[dict[str, Any]]:
+    """Marks across all curves."""
+    return [
+        {
+            "name": "Rewinds",
+            "datasource": DATASOURCE,
+            "enable": True,
+            "iconColor": RED,
+            "expr": f"changes({of_job('job_rewinds_total')}[$__interval]) > 0",
+            "step": "10s",
+            "titleFormat": "rewind",
+            "textFormat": "Back to a checkpoint and past the batches around a loss spike.",
+        }
+    ]
 
 
 def variables() -> list[dict[str, Any]]:
@@ -302,6 +340,7 @@ def dashboard() -> dict[str, Any]:
         "timezone": "browser",
         "refresh": "10s",
         "time": {"from": "now-30m", "to": "now"},
+        "annotations": {"list": annotations()},
         "templating": {"list": variables()},
         "panels": panels,
     }

@@ -16,6 +16,7 @@ from typing import Any
 
 import typer
 
+from landbridge.cli.plan_table import gib
 from landbridge.errors import LandbridgeError
 
 Document = dict[str, Any]
@@ -79,6 +80,40 @@ def examine(plan: Document, topology: str | None) -> Document:
     if done.returncode == 0:
         return json.loads(said[-1])
     raise LandbridgeError("examine", _complaint(said, done.stderr) or _died(done.returncode))
+
+
+def held_in_a_step(plan: Document, examined: Document) -> Document:
+    """Bytes of a device while the compiled gradient step runs in a training step, by the compiler's
+    figures: {"gradient_step", "optimizer", "other_gradients", "total"}.
+
+    The gradient step is its arguments, its outputs and the heap of its temporaries, gaps included,
+    because the runtime reserves the heap as a whole. Gradients of other slots are those that wait
+    to be added.
+    """
+    compiled, planned = examined["compiled"], examined["planned"]["bytes_per_device"]
+    need = plan["bytes_per_device"]
+    parts = {
+        "gradient_step": sum(
+            compiled[part] for part in ("argument_bytes", "output_bytes", "temporary_bytes")
+        ),
+        "optimizer": need["optimizer"],
+        "other_gradients": need["gradients"] - planned["gradients"],
+    }
+    return {**parts, "total": sum(parts.values())}
+
+
+def warnings_of_compiler(plan: Document, held: Document) -> list[Document]:
+    """The plan's warnings, with the compiler's word on memory in the place of the estimate's."""
+    others = [warning for warning in plan["warnings"] if warning["code"] != "OutOfMemory"]
+    need, memory = held["total"], plan["device_memory_bytes"]
+    if memory is None or need <= memory:
+        return others
+    message = f"by the compiler's figures {gib(need)} a device of {gib(memory)} are needed"
+    hint = (
+        "more devices a pod (placement.mesh), a smaller train.microbatch, or more recomputation "
+        "(model.remat: full)"
+    )
+    return [*others, {"code": "OutOfMemory", "message": message, "hint": hint}]
 
 
 def _shapes_of_hosts(num_devices: int) -> list[tuple[int, int, int]]:

@@ -12,8 +12,9 @@ from landbridge.cli.plan_table import gib
 Document = dict[str, Any]
 
 
-def show(examined: Document) -> None:
-    """Print the tables of an answer of model.examine."""
+def show(examined: Document, device_memory_bytes: int | None) -> None:
+    """Print the tables of an answer of model.examine, and whether a device of so much memory
+    holds what the compiler says; None is unknown."""
     print()
     headings = ("COMPONENT", "SECONDS", "STABLEHLO", "FLOP, FORMULA", "TRACED", "XLA, LOOPS ONCE")
     rows = [_component(name, found) for name, found in examined["components"].items()]
@@ -26,6 +27,8 @@ def show(examined: Document) -> None:
         f"in {compiled['seconds']:.0f} s"
     )
     output.table(("OF A DEVICE", "COMPILER", "PLANNER", ""), _memory(compiled, planned))
+    print()
+    output.table(("IN A STEP", "BYTES", ""), _held(examined["held_in_a_step"], device_memory_bytes))
     print()
     headings = ("IN THE POD", "GROUP", "CALLS", "COMPILER", "PLANNER")
     output.table(headings, _traffic(compiled["collectives"], planned["pod_traffic"], examined))
@@ -57,6 +60,20 @@ def _memory(compiled: Document, planned: Document) -> list[tuple[str, ...]]:
         ("peak, all", seen, gib(need["total"]), _apart(need["total"], peak)),
         # Only the peak is alive at once; the parts are no sum of it.
         *((name, gib(real), gib(plan), "") for name, real, plan in rows),
+    ]
+
+
+def _held(held: Document, memory: int | None) -> list[tuple[str, str, str]]:
+    total = held["total"]
+    verdict = ""
+    if memory is not None:
+        share = figures.percent(total / memory)
+        verdict = f"{'fits' if total <= memory else 'DOES NOT FIT'}: {share} of {gib(memory)}"
+    return [
+        ("held by a device", gib(total), verdict),
+        ("  gradient step, compiled", gib(held["gradient_step"]), "heap with its gaps"),
+        ("  optimizer state", gib(held["optimizer"]), ""),
+        ("  gradients of other slots", gib(held["other_gradients"]), ""),
     ]
 
 

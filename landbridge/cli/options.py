@@ -41,6 +41,11 @@ def client(address: str) -> Client:
     return Client(address or configured.get("address") or None, token)
 
 
+def is_configured(address: str) -> bool:
+    """Whether flag, environment or configuration name a controller."""
+    return bool(address or _configuration().get("address"))
+
+
 def configuration_path() -> pathlib.Path:
     """$XDG_CONFIG_HOME/landbridge/config.toml, with the keys `address` and `token`."""
     base = os.environ.get("XDG_CONFIG_HOME") or pathlib.Path.home() / ".config"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pathlib
 from typing import Annotated, Any
 
 import typer
 
-from landbridge.cli import output
-from landbridge.cli.options import Address, Json, SpecFile, client
+from landbridge.cli import local_specs, output
+from landbridge.cli.options import Address, Json, SpecFile, client, is_configured
+from landbridge.errors import Unreachable
 
 Document = dict[str, Any]
 
@@ -40,14 +42,18 @@ def plan(
         bool,
         typer.Option("--compile", help="Also compile it, for TPUs that need not be there."),
     ] = False,
+    local: Annotated[
+        bool,
+        typer.Option("--local", help="Ask no controller: plan on the devices the spec assumes."),
+    ] = False,
     address: Address = "",
     json: Json = False,
 ) -> int:
-    """Tell what a job would be; nothing starts."""
+    """Tell what a job would need and how fast it would be; nothing starts. Where no address is
+    given and no controller answers, the plan is made here, as with --local."""
     if topology and not compiles:
         raise typer.BadParameter(f"{topology}: a topology is what --compile compiles for")
-    with client(address) as api:
-        planned = api.plan(spec)
+    planned = local_specs.plan(spec) if local else _asked(spec, address)
     if lower or compiles:
         # Only now: other commands need none of this.
         from landbridge.cli import examination
@@ -56,11 +62,26 @@ def plan(
         target = (topology or examination.topology_of(planned)) if compiles else None
         if target:
             output.say(f"compiling for {target}; a large model takes minutes")
-        planned["examined"] = examination.examine(planned, target)
+        examined = planned["examined"] = examination.examine(planned, target)
+        if target:
+            held = examined["held_in_a_step"] = examination.held_in_a_step(planned, examined)
+            planned["warnings"] = examination.warnings_of_compiler(planned, held)
     return output.answer(planned, json, _show_plan)
 
 
 COMMANDS = (validate, plan)
+
+
+def _asked(spec: pathlib.Path, address: str) -> Document:
+    """The controller's plan; this machine's where nobody said where a controller is."""
+    with client(address) as api:
+        try:
+            return api.plan(spec)
+        except Unreachable:
+            if is_configured(address):
+                raise
+            output.say(f"no controller at {api.address}: planned here, as with --local")
+    return local_specs.plan(spec)
 
 
 def _show_plan(plan: Document) -> None:
@@ -68,7 +89,7 @@ def _show_plan(plan: Document) -> None:
 
     plan_table.show(plan)
     if "examined" in plan:
-        examined_table.show(plan["examined"])
+        examined_table.show(plan["examined"], plan["device_memory_bytes"])
     _warn(plan)
 
 

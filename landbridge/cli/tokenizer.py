@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from landbridge.cli import output
+from landbridge.cli import local_specs, output
 from landbridge.cli.options import Json
-from landbridge.errors import InvalidSpec, LandbridgeError
+from landbridge.errors import LandbridgeError
 
 if TYPE_CHECKING:
     from workers.data.sources import Source
@@ -56,7 +56,7 @@ def train(
         from workers.data import sentencepiece_training
         from workers.data.errors import DataError
     except ImportError as error:
-        raise _not_installed(error) from error
+        raise local_specs.not_installed(error) from error
     _check_folder(out)
     try:
         counted = _Counted(_documents(_sources(what, field)))
@@ -109,37 +109,13 @@ def _sources(what: Sequence[str], field: str) -> list[Source]:
     from workers.data.sources import source_of
 
     if len(what) == 1 and pathlib.Path(what[0]).suffix in _SPEC_SUFFIXES:
-        return [source_of(entry) for entry in _spec_sources(pathlib.Path(what[0]))]
+        return [source_of(entry) for entry in local_specs.sources(pathlib.Path(what[0]))]
     return [source_of(_entry(path, field)) for path in what]
 
 
 def _entry(path: str, field: str) -> dict[str, Any]:
     kind = _KINDS.get(pathlib.Path(path).suffix, "text")
     return {"name": path, "kind": kind, "paths": [path], "field": field}
-
-
-def _spec_sources(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The entries of data.sources of a valid spec; raises InvalidSpec."""
-    # Only now, and only here: the rules of specs are the controller's.
-    try:
-        from controller.api.conversion import normalise
-        from controller.api.documents import parse_json, parse_yaml
-        from controller.api.problems import ApiProblem
-        from controller.api.validation import validate
-    except ImportError as error:
-        raise _not_installed(error) from error
-    parse = parse_json if path.suffix == ".json" else parse_yaml
-    try:
-        text = path.read_text(encoding="utf-8")
-        # Paths are not looked at: the tokenizer that the spec names may be the one to be made.
-        spec = validate(text, parse, check_data_paths=False)
-    except ApiProblem as problem:
-        errors = [error.document() for error in problem.errors]
-        document = {"detail": problem.detail, "errors": errors}
-        raise InvalidSpec(problem.status, document, {}) from problem
-    except (OSError, UnicodeDecodeError) as error:
-        raise typer.BadParameter(f"{path} cannot be read as UTF-8: {error}") from error
-    return normalise(spec)["data"]["sources"]
 
 
 def _documents(sources: Iterable[Source]) -> Iterator[bytes]:
@@ -149,8 +125,3 @@ def _documents(sources: Iterable[Source]) -> Iterator[bytes]:
     for source in sources:
         files = digest_files(source.name, find_files(source.name, source.paths))
         yield from read_documents(source, files)
-
-
-def _not_installed(error: ImportError) -> LandbridgeError:
-    detail = f"{error.name} is not installed here; pip install 'landbridge[controller,worker]'"
-    return LandbridgeError("not-installed", detail)

@@ -157,6 +157,7 @@ async def rig(folder: pathlib.Path, **context: Any) -> AsyncIterator[Rig]:
         observe_latency=metrics.observe_latency,
         observe_steps=metrics.observe_steps,
         observe_job=metrics.observe_job,
+        observe_event=metrics.observe_event,
     )
     full = ApiContext(
         loop=loop,

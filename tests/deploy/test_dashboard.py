@@ -15,9 +15,10 @@ import httpx2
 import pytest
 from ruamel.yaml import YAML
 
+from controller.core.events import CheckpointWritten
 from controller.core.turn import State
 from controller.runtime.metrics import Metrics
-from tests.controller.rig import Rig, rig, serving
+from tests.controller.rig import Rig, rig, serving, spec
 
 ROOT = pathlib.Path(__file__).parents[2]
 GRAFANA = ROOT / "deploy" / "grafana"
@@ -91,6 +92,7 @@ def test_every_metric_and_label_exists() -> None:
         known |= {family.name + suffix for suffix in suffixes.get(family.type, [""])}
     queries = [expr for _, expr in expressions()]
     queries += [v["definition"] for v in DASHBOARD["templating"]["list"] if "definition" in v]
+    queries += [mark["expr"] for mark in DASHBOARD["annotations"]["list"]]
     used = {name for query in queries for name in re.findall(r"landbridge_\w+", query)}
     assert used and used <= known, used - known
 
@@ -151,9 +153,14 @@ async def start_prometheus(
 
 
 async def play(controller: Rig, job_id: str) -> None:
-    """A step now and then, and gradients across the link."""
+    """A step now and then, evaluated and saved, and gradients across the link."""
+    assignment = controller.assignment(job_id)
     for step in range(1, 10_000):
         await controller.step(job_id, step)
+        await controller.evaluate(job_id, step, 2.0)
+        for host in controller.hosts(job_id):
+            written = CheckpointWritten(host, assignment, step, "ab", 10, 0.4, 0.1, step, "")
+            await controller.loop.ask(written)
         await controller.hear("pod-0", "pod-1", 1000 * step, 0.1 * step, 0)
         await controller.hear("pod-1", "pod-0", 1000 * step, 0.1 * step, 0)
         await asyncio.sleep(STEP_SECONDS)
@@ -175,7 +182,8 @@ async def test_every_query_finds_data_in_a_real_prometheus(tmp_path: pathlib.Pat
         controller.http.headers["authorization"] = f"Bearer {TOKEN}"
         for pod in ("pod-0", "pod-1"):
             await controller.attach_pod(pod)
-        job_id = await controller.submit()
+        train = {"steps": 10_000, "eval": {"every": 1, "share": 0.1}}
+        job_id = await controller.submit(spec(train=train, checkpoint={"every": 1}))
         await controller.start(job_id)
         playing = asyncio.create_task(play(controller, job_id))
         process, prometheus = await start_prometheus(tmp_path, address)

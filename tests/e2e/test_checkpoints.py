@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
+import shutil
 import time
 
 import pytest
@@ -72,13 +74,30 @@ def killed_after_checkpoints(fleet, document, count: int) -> tuple[pathlib.Path,
         return running.state, job_id
 
 
-def damage(folder: pathlib.Path) -> None:
-    """One bit of the largest file."""
+def largest_file(folder: pathlib.Path) -> pathlib.Path:
     files = [path for path in folder.rglob("*") if path.is_file()]
-    largest = max(files, key=lambda path: path.stat().st_size)
-    data = bytearray(largest.read_bytes())
+    return max(files, key=lambda path: path.stat().st_size)
+
+
+def flip(folder: pathlib.Path) -> None:
+    """One bit of the largest file."""
+    path = largest_file(folder)
+    data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
-    largest.write_bytes(data)
+    path.write_bytes(data)
+
+
+def truncate(folder: pathlib.Path) -> None:
+    """The largest file loses its second half."""
+    path = largest_file(folder)
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def swap(folder: pathlib.Path) -> None:
+    """Another checkpoint, sound by itself, in the place of this one."""
+    before = min(folder.parent.glob("*/manifest.json")).parent
+    shutil.rmtree(folder)
+    shutil.copytree(before, folder)
 
 
 @pytest.mark.parametrize("pods", [2, 1])
@@ -99,7 +118,10 @@ def test_a_killed_run_goes_on_from_its_checkpoint_in_the_same_bits(
         assert history(running.client, job_id) == undisturbed
 
 
-def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(fleet, document, undisturbed):
+@pytest.mark.parametrize("damage", [flip, truncate, swap])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
+    fleet, document, undisturbed, damage
+):
     state, job_id = killed_after_checkpoints(fleet, document, 2)
     newest = max((state / "checkpoints" / job_id).glob("*/manifest.json")).parent
     damage(newest)

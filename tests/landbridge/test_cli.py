@@ -310,6 +310,45 @@ def _modules(code: str) -> set[str]:
     return set(done.stdout.rpartition("loaded")[2].split())
 
 
+async def test_a_plan_needs_no_controller(
+    run: Run, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps(spec(assume={"device": "h100", "mfu": 0.4})))
+    ran = await run("plan", str(path), "--local", "--json")
+    assert ran.code == 0
+    alone = json.loads(ran.out)
+    assert alone["bytes_per_device"]["total"] > 0 < alone["hardware_flops_per_token"]
+    monkeypatch.setattr("landbridge.client.DEFAULT_ADDRESS", NOWHERE)
+    fallen_back = await run("plan", str(path), "--json")
+    assert (fallen_back.code, json.loads(fallen_back.out)) == (0, alone)
+    assert fallen_back.err == f"no controller at {NOWHERE}: planned here, as with --local\n"
+
+
+async def test_a_plan_without_pods_to_ask_about_warns_of_none(
+    run: Run, tmp_path: pathlib.Path
+) -> None:
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps(spec()))
+    ran = await run("plan", str(path), "--local", "--json")
+    assert json.loads(ran.out)["warnings"] == []
+
+
+async def test_a_controller_that_was_named_is_not_done_without(
+    run: Run, spec_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (await run("plan", spec_file, "--address", NOWHERE)).code == 6
+    monkeypatch.setenv("LANDBRIDGE_ADDRESS", NOWHERE)
+    assert (await run("plan", spec_file)).code == 6
+    assert (await run("plan", spec_file, "--local")).code == 0
+
+
+async def test_a_local_plan_names_what_is_wrong_by_line(run: Run, bad_file: str) -> None:
+    ran = await run("plan", bad_file, "--local")
+    assert (ran.code, ran.out) == (3, "")
+    assert "4:3: /train/stepz: unknown key 'stepz' (did you mean 'steps'?)" in ran.err
+
+
 async def test_a_plan_shows_what_is_known_and_says_what_the_rest_needs(
     run: Run, address: str, tmp_path: pathlib.Path
 ) -> None:

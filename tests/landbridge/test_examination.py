@@ -172,9 +172,37 @@ def test_what_was_compiled_stands_beside_what_was_planned(
                 "argument_bytes": 1 << 30, "output_bytes": 1 << 30, "temporary_bytes": 3 << 30,
                 "peak_bytes": 5 << 30, "collectives": [gathers],
             },
-        }
+            "held_in_a_step": {
+                "gradient_step": 5 << 30, "optimizer": 2 << 30, "other_gradients": 1 << 30,
+                "total": 8 << 30,
+            },
+        },
+        10 << 30,
     )  # fmt: skip
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["peak,", "all", "5.00", "GiB", "4.00", "GiB", "-20.0%"] in lines
+    held = ["held", "by", "a", "device", "8.00", "GiB", "fits:", "80.0%", "of", "10.00", "GiB"]
+    assert held in lines
     assert ["all-gather", "4", "(data)", "3", "2", "MB", "2", "MB"] in lines
     assert ["reduce-scatter", "4", "(data)", "0", "0", "B", "1", "MB"] in lines
+
+
+@pytest.mark.parametrize(
+    ("memory", "codes"), [(10, ["LinkBound"]), (9, ["LinkBound", "OutOfMemory"]), (None, [])]
+)
+def test_the_compiler_has_the_last_word_on_memory(memory: int | None, codes: list[str]) -> None:
+    estimates = [{"code": "OutOfMemory", "message": "", "hint": ""}] * (memory == 10)
+    link = [{"code": "LinkBound", "message": "", "hint": ""}] * (memory is not None)
+    plan = {
+        "bytes_per_device": {"optimizer": 2 << 30, "gradients": 3 << 30},
+        "device_memory_bytes": memory and memory << 30,
+        "warnings": [*estimates, *link],
+    }
+    compiled = {"argument_bytes": 1 << 30, "output_bytes": 1 << 30, "temporary_bytes": 4 << 30}
+    examined = {"compiled": compiled, "planned": {"bytes_per_device": {"gradients": 1 << 30}}}
+    held = examination.held_in_a_step(plan, examined)
+    assert held["total"] == sum((6 << 30, 2 << 30, 2 << 30))
+    warnings = examination.warnings_of_compiler(plan, held)
+    assert [warning["code"] for warning in warnings] == codes
+    if "OutOfMemory" in codes:
+        assert "10.00 GiB a device of 9.00 GiB" in warnings[-1]["message"]

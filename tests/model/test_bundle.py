@@ -1,5 +1,6 @@
 import io
 import json
+import math
 import zipfile
 
 import jax
@@ -8,10 +9,11 @@ import numpy as np
 import pytest
 from jax import export
 
-from model import bundle
-from model.config import AdafactorConfig, SlotConfig
+from model import bundle, flops
+from model.config import AdafactorConfig, ModelConfig, SlotConfig
 from model.layout import MESH_AXES
 from model.palm_program import palm_program
+from model.planner import NUM_METRICS
 from model.program import Buffer, Component, Program
 from model.sharding import named_sharding
 
@@ -127,3 +129,16 @@ def test_write_bundle_twice_leaves_one_complete_file(tmp_path):
         path = bundle.write_bundle(b"content", tmp_path / "bundles")
     assert [p.name for p in path.parent.iterdir()] == [path.name]
     assert f"sha256:{path.stem}" == bundle.bundle_digest(path.read_bytes())
+
+
+def test_export_palm_540b_whole_gradient_step_for_its_published_mesh():
+    """3,072 devices are described, not had; layers are scanned, so 118 are as small as one."""
+    model = ModelConfig.from_spec({"preset": "palm-540b"})
+    slot = SlotConfig(microbatch=1024, sequence_length=2048)
+    program = palm_program("palm", model, AdafactorConfig(), slot, (256, 12))
+    content = bundle.export_component(program, program.components["forward_backward"], "tpu")
+    assert len(content) < 40_000
+    exported = export.deserialize(bytearray(content))
+    assert (exported.platforms, exported.nr_devices) == (("tpu",), 3072)
+    numbers = sum(math.prod(x.shape) for x in exported.out_avals) - NUM_METRICS
+    assert numbers == flops.parameter_count(model) + flops.norm_scale_count(model)

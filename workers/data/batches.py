@@ -27,6 +27,9 @@ class BatchPlan:
     skipped: tuple[tuple[int, int], ...] = ()
     """Positions [first, end) that nobody trains on: ascending, disjoint and not empty. Steps whose
     positions end at or before `first` are the same without the range."""
+    start: tuple[int, int] = (0, 0)
+    """(step, position): the first step of the plan is the one after `step`, and begins at the first
+    position from there on that is not skipped. Another plan had the steps before it."""
 
     def __post_init__(self) -> None:
         if not self.phases or self.phases[0][0] != 1:
@@ -47,25 +50,29 @@ class BatchPlan:
 
     def global_batch(self, step: int) -> int:
         """Sequences of a step."""
-        _check(step)
+        self._check(step)
         return self.phases[bisect.bisect_right(self.phases, step, key=lambda p: p[0]) - 1][1]
 
     def positions(self, step: int) -> np.ndarray:
         """Positions of a step, ascending, int64 [global_batch(step)]."""
         batch = self.global_batch(step)
-        return self._kept(self._sequences_before(step) + np.arange(batch))
+        return self._kept(self._index_of_first(step) + np.arange(batch))
 
     def end(self, step: int) -> int:
-        """The position after the last one of a step; 0 for step 0, before any training."""
-        if step == 0:
-            return 0
-        _check(step)
-        last = self._sequences_before(step + 1) - 1
+        """The position after the last one of a step; of the step before the plan's first, where
+        that one begins or the skipped positions before it do."""
+        after_step, position = self.start
+        if step == after_step:
+            return position
+        self._check(step)
+        last = self._index_of_first(step + 1) - 1
         return int(self._kept(np.array([last], np.int64))[0]) + 1
 
     def num_steps(self, limit: int) -> int:
-        """Whole steps that the positions below `limit` last for."""
-        left = limit - sum(max(0, min(end, limit) - first) for first, end in self.skipped)
+        """The last step that the positions below `limit` suffice for, from the plan's first on."""
+        after_step, position = self.start
+        left = max(0, self._num_kept(limit) - self._num_kept(position))
+        left += self._sequences_before(after_step + 1)
         for (first_step, batch), (after, _) in itertools.pairwise(self.phases):
             if left < (after - first_step) * batch:
                 return first_step - 1 + left // batch
@@ -73,8 +80,18 @@ class BatchPlan:
         first_step, batch = self.phases[-1]
         return first_step - 1 + left // batch
 
+    def _index_of_first(self, step: int) -> int:
+        """Of a step's first position in the stream without its skipped positions."""
+        after_step, position = self.start
+        before = self._sequences_before(step) - self._sequences_before(after_step + 1)
+        return self._num_kept(position) + before
+
+    def _num_kept(self, limit: int) -> int:
+        """Positions below `limit` that are not skipped."""
+        return limit - sum(max(0, min(end, limit) - first) for first, end in self.skipped)
+
     def _sequences_before(self, step: int) -> int:
-        """Sequences of all steps before this one."""
+        """Sequences of all steps before this one, were they all of these phases."""
         ends = [*(first_step for first_step, _ in self.phases[1:]), step]
         return sum(
             max(0, min(end, step) - first_step) * batch
@@ -89,12 +106,11 @@ class BatchPlan:
         passed = np.searchsorted(kept_before, indexes, side="right")
         return indexes + np.append(0, skipped_through)[passed]
 
+    def _check(self, step: int) -> None:
+        if step <= self.start[0]:
+            raise ValueError(f"no batch for step {step}: the first is {self.start[0] + 1}")
+
 
 def slot_positions(positions: np.ndarray, slot: int, microbatch: int) -> np.ndarray:
     """The part of a step's positions that belongs to a microbatch slot, int64 [microbatch]."""
     return positions[slot * microbatch : (slot + 1) * microbatch]
-
-
-def _check(step: int) -> None:
-    if step < 1:
-        raise ValueError(f"no batch for step {step}: steps count from 1")

@@ -67,14 +67,17 @@ class TokenDataset:
         return gather(self._tokens, sources, sequences, self.sequence_length)
 
     def num_steps(self, epochs: int, plan: BatchPlan) -> int:
-        """Steps that so many epochs last. Raises DataError when they do not fill one batch."""
+        """The last step that so many epochs suffice for. Raises DataError when they do not fill
+        the plan's first batch."""
         steps = plan.num_steps(epochs * self.mixture.epoch_size)
-        if steps < 1:
+        before, position = plan.start
+        if steps <= before:
             without = ", without those that are skipped," if plan.skipped else ""
+            trained = f" after the {position} of step {before}" if position else ""
             raise DataError(
                 ", ".join(report.name for report in self.reports),
                 f"{epochs} x {self.mixture.epoch_size} sequences{without} do not fill one batch of"
-                f" {plan.global_batch(1)}",
+                f" {plan.global_batch(before + 1)}{trained}",
                 "add text, raise data.epochs or lower train.global_batch",
             )
         return steps

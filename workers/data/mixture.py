@@ -22,7 +22,7 @@ from workers.data.permutation import permute
 _EPOCH_ORDER, _SOURCE_ORDER = 0, 1
 
 # Positions whose places are in memory together while they are counted: some 50 MB.
-_COUNTED_AT_ONCE = 1 << 20
+COUNTED_AT_ONCE = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -73,8 +73,8 @@ def count(mixture: Mixture, seed: int, first: int, end: int) -> np.ndarray:
 
 def _count_each(mixture: Mixture, seed: int, first: int, end: int) -> np.ndarray:
     counts = np.zeros(len(mixture.sizes), np.int64)
-    for start in range(first, end, _COUNTED_AT_ONCE):
-        positions = np.arange(start, min(start + _COUNTED_AT_ONCE, end))
+    for start in range(first, end, COUNTED_AT_ONCE):
+        positions = np.arange(start, min(start + COUNTED_AT_ONCE, end))
         _, _, sources = _places(mixture, seed, positions)
         counts += np.bincount(sources, minlength=len(mixture.sizes))
     return counts

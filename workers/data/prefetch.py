@@ -95,12 +95,14 @@ class Prefetcher:
                     if step >= self._next_step and not self._is_closed:
                         self._ready[step] = arrays
                         self._changed.notify_all()
-                counts = self._seen.through(step)
+                for _ in self._seen.advance(step):
+                    if self._is_closed:
+                        return
             except Exception as error:  # raised again in get()
                 self._fail(error)
                 return
             with self._changed:
-                self._counts[step] = counts
+                self._counts[step] = self._seen.counts
                 self._changed.notify_all()
 
     def _await_step(self) -> int | None:

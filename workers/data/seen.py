@@ -4,11 +4,13 @@ Nothing is remembered that could be lost or counted twice: a job that is restore
 a spike, counts again from the plan it has then.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from workers.data.batches import BatchPlan
 from workers.data.dataset import TokenDataset
-from workers.data.mixture import count
+from workers.data.mixture import COUNTED_AT_ONCE, count
 
 
 class SeenSequences:
@@ -19,15 +21,30 @@ class SeenSequences:
         self._end = 0
         self._counts = np.zeros(len(self._mixture.sizes), np.int64)
 
-    def through(self, step: int) -> tuple[int, ...]:
-        """Of every source, by all pods together, up to `step`. Steps may only grow from call to
-        call; the time is in proportion to those between, but for whole epochs."""
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Of every source, by all pods together, up to the step last advanced to."""
+        return tuple(self._counts.tolist())
+
+    def advance(self, step: int) -> Iterator[None]:
+        """Count up to `step`, in parts of a fifth of a second at most, so that whoever needs it no
+        more may stop between. Steps may only grow from call to call; the time is in proportion to
+        those between, 0.2 us a sequence, but for whole epochs."""
         end = self._plan.end(step)
         if end < self._end:
             raise ValueError(f"step {step} is behind what was counted before")
-        self._counts = self._counts + self._kept(self._end, end)
-        self._end = end
-        return tuple(self._counts.tolist())
+        while self._end < end:
+            part_end = self._end_of_part(end)
+            self._counts = self._counts + self._kept(self._end, part_end)
+            self._end = part_end
+            yield
+
+    def _end_of_part(self, end: int) -> int:
+        size = self._mixture.epoch_size
+        epoch = self._end // size
+        if self._end % size == 0 and end // size > epoch:
+            return end // size * size
+        return min(end, self._end + COUNTED_AT_ONCE, (epoch + 1) * size)
 
     def _kept(self, first: int, end: int) -> np.ndarray:
         """At the positions from `first` to `end` - 1 that are not skipped."""

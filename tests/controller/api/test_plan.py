@@ -84,3 +84,30 @@ def test_a_plan_carries_what_the_lowerer_takes() -> None:
     request = planned()["program_request"]
     assert request["mesh"] == {"data": 256, "model": 12}
     assert config.problems(request) == []
+
+
+@pytest.mark.parametrize(("keep", "warned"), [(3, True), (5, True), (6, False)])
+def test_a_rewind_needs_checkpoints_old_enough(keep: int, warned: bool) -> None:
+    train = {**SPEC["train"], "spikes": {"rewind_steps": 100, "skip_steps": 200}}
+    checkpoint = {"every": 20, "keep": keep}
+    document = {**SPEC, "train": train, "checkpoint": checkpoint}
+    warnings = plan_document(Spec.model_validate(document), None)["warnings"]
+    assert [warning["code"] for warning in warnings] == ["RewindTooShort"] * warned
+    if warned:
+        oldest = 20 * (keep - 1)
+        assert (
+            f"the oldest of {keep} checkpoints may be {oldest} steps old" in warnings[0]["message"]
+        )
+        assert warnings[0]["hint"].startswith("checkpoint.keep: 6")
+    kept = {**document, "checkpoint": {**checkpoint, "keep_every": 100}}
+    assert plan_document(Spec.model_validate(kept), None)["warnings"] == []
+
+
+@pytest.mark.parametrize(("every", "warned"), [(30, True), (40, False)])
+def test_the_best_checkpoint_needs_saves_and_evaluations_together(every: int, warned: bool) -> None:
+    train = {**SPEC["train"], "eval": {"every": 20, "share": 0.1}}
+    document = {**SPEC, "train": train, "checkpoint": {"every": every, "keep_best": True}}
+    warnings = plan_document(Spec.model_validate(document), None)["warnings"]
+    assert [warning["code"] for warning in warnings] == ["BestIsRarelyKnown"] * warned
+    if warned:
+        assert "only a checkpoint every 60 steps" in warnings[0]["message"]

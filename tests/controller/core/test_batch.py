@@ -36,3 +36,17 @@ def test_every_skip_passes_over_as_many_new_positions_as_it_says(
         gone |= set(fresh)
         assert {p for first, end in skipped for p in range(first, end)} == gone
         assert all(a[1] < b[0] for a, b in itertools.pairwise(skipped))
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 60), st.integers(1, 20)), max_size=4),
+    st.integers(0, 99),
+)
+def test_positions_that_are_kept_are_counted_without_the_skipped_ones(
+    skips: list[tuple[int, int]], position: int
+) -> None:
+    skipped: tuple[batch.Range, ...] = ()
+    for start, count in skips:
+        skipped = batch.skip(skipped, start, count)
+    gone = {p for first, end in skipped for p in range(first, end)}
+    assert batch.kept_before(skipped, position) == len(set(range(position)) - gone)

@@ -46,7 +46,7 @@ def applies(world: World, *steps: int) -> None:
 
 
 def at(step: int) -> commands.CheckpointPlace:
-    return commands.CheckpointPlace("job-1", "/shared", commands.CheckpointId(step, 1))
+    return commands.CheckpointPlace("job-1", "/shared", commands.CheckpointId(step, 1), SHA)
 
 
 def steps_on_disk(world: World) -> list[int]:
@@ -138,6 +138,15 @@ def test_only_the_newest_are_kept() -> None:
     (order,) = world.ordered(commands.RemoveCheckpoint)
     assert order.checkpoint == commands.CheckpointId(2, 1)
     assert steps_on_disk(world) == [4, 6]
+
+
+def test_a_publication_that_is_told_twice_removes_nothing() -> None:
+    world = saving(steps=8)
+    applies(world, 1, 2)
+    saves(world, 2)
+    publishes(world, 2)
+    assert world.ordered(commands.RemoveCheckpoint) == []
+    assert steps_on_disk(world) == [2]
 
 
 def test_words_that_do_not_concern_the_job_change_nothing() -> None:

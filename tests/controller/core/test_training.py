@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -8,9 +9,10 @@ from controller.core import commands, events
 from controller.core.batch import BatchPhase
 from controller.core.checkpoint import Origin
 from controller.core.cluster import Assignment
+from controller.core.errors import CheckpointGone
 from controller.core.job import JobState
 from controller.core.spikes import SpikePolicy
-from tests.controller.core.test_saving import saves
+from tests.controller.core.test_saving import publishes, saves, writes
 from tests.controller.core.world import World, ref, two_pods
 
 POLICY = SpikePolicy(threshold=8, window=16, rewind_steps=4, skip_steps=5, max_rewinds=2)
@@ -133,6 +135,71 @@ def test_an_old_checkpoint_does_not_move_what_is_skipped_away_from_the_spike() -
     assert world.job().skipped == ((37 * 4, 42 * 4),)
 
 
+@pytest.mark.parametrize("ends", ["published", "given up", "not written"])
+def test_a_spike_waits_for_the_checkpoint_that_it_goes_back_to(ends: str) -> None:
+    world = watched()
+    applies(world, range(17, 21))
+    applies(world, range(21, 25))
+    applies(world, range(25, 26), loss=9.0)
+    job = world.job()
+    assert world.noted() == ["spike.met"]
+    assert (job.state, job.generation, job.reason.code) == (
+        JobState.RUNNING, 1, "AwaitingCheckpoint",
+    )  # fmt: skip
+    assert "goes back to step 20 once that is on disk" in job.reason.message
+    # What the pods were granted goes on, and is for nothing.
+    applies(world, range(26, 33), loss=9.0)
+    assert (world.noted(), world.ordered(commands.GrantWindow)) == ([], [])
+    first, second = world.hosts()
+    writes(world, first, 20)
+    assert world.job().state is JobState.RUNNING
+    if ends == "not written":
+        writes(world, second, 20, error="disk full")
+    else:
+        writes(world, second, 20)
+        publishes(world, 20, error="disk full" if ends == "given up" else "")
+    assert world.noted()[-1] == "spike.rewound"
+    expected = 20 if ends == "published" else 16
+    assert world.outcome.entries[-1].data["to_step"] == expected
+    assert (world.job().spike, world.job().rewinds) == (None, 1)
+    # The batches are those around the spike either way: steps 22 to 26.
+    assert world.job().skipped == ((84, 104),)
+
+
+def test_checkpoints_behind_a_spike_are_of_a_timeline_that_is_left() -> None:
+    world = watched()
+    applies(world, range(17, 25))
+    applies(world, range(25, 26), loss=9.0)
+    applies(world, range(26, 29))
+    saves(world, 28)
+    (order,) = world.ordered(commands.RemoveCheckpoint)
+    assert order.checkpoint == commands.CheckpointId(28, 1)
+    assert (world.noted(), world.job().state) == ([], JobState.RUNNING)
+
+
+def test_a_job_that_waits_to_go_back_does_not_end() -> None:
+    world = watched(steps=25)
+    applies(world, range(17, 25))
+    applies(world, range(25, 26), loss=9.0)
+    saves(world, 25)
+    assert world.job().state is JobState.RUNNING
+    world.happens(events.CancelRequested("job-1", "ada"))
+    assert world.job().state is JobState.CANCELLING
+    saves(world, 20)
+    assert world.job().state is JobState.CANCELLING
+
+
+def test_a_waiting_spike_is_forgotten_with_the_generation() -> None:
+    world = watched()
+    applies(world, range(17, 25))
+    applies(world, range(25, 26), loss=9.0)
+    assert world.job().spike is not None
+    job = dataclasses.replace(world.job(), state=JobState.PENDING, gang=(), progress=None)
+    world = two_pods()
+    world.happens(events.JobReloaded(job))
+    assert world.job().spike is None
+
+
 def test_spikes_beyond_the_limit_are_trained_through_unless_the_state_is_lost() -> None:
     world = watched(spikes=SpikePolicy(8, 16, 4, 5, 1))
     applies(world, range(17, 18), loss=9.0)
@@ -156,7 +223,7 @@ def test_without_a_checkpoint_before_it_a_job_starts_over() -> None:
     assert world.outcome.entries[0].data["loss"] is None
 
 
-ORIGIN = Origin("job-0", "/other", 30, 4, 480, (2.0,) * 16, ((8, 16),))
+ORIGIN = Origin("job-0", "/other", 30, 4, 480, (2.0,) * 16, ((8, 16),), "ab", 120_832, "d")
 
 
 def test_a_job_starts_from_the_checkpoint_of_another() -> None:
@@ -166,9 +233,55 @@ def test_a_job_starts_from_the_checkpoint_of_another() -> None:
     assert (job.skipped, job.losses, job.progress.merged) == (((8, 16),), (2.0,) * 16, 30)  # type: ignore[union-attr]
     applies(world, range(31, 32), loss=9.0)
     orders = world.ordered(commands.PrepareHost)
-    place = commands.CheckpointPlace("job-0", "/other", commands.CheckpointId(30, 4))
+    place = commands.CheckpointPlace("job-0", "/other", commands.CheckpointId(30, 4), "ab")
     assert {order.restore for order in orders} == {place}
     assert {order.skipped for order in orders} == {((8, 16), (480, 500))}
+    assert {order.data_start for order in orders} == {commands.DataStart(30, 480)}
+    # 472 sequences of the other job, whatever its batch was, and 4 of each step since.
+    assert job.spec.sequences_through(32) == 480
+    assert [job.spec.tokens_through(step) for step in (30, 32)] == [120_832, 120_832 + 8 * 256]
+
+
+def test_data_that_is_gone_on_with_must_be_the_same() -> None:
+    world = two_pods()
+    world.submit(steps=100, origin=ORIGIN)
+    world.lower()
+    for host in world.hosts():
+        world.ready(host, digest="other")
+    reason = world.job().reason
+    assert reason.code == "DataChanged"
+    assert "had d when job job-0 trained on it" in reason.message
+    assert "or set checkpoint.resume_from.data: anew" in reason.message
+
+
+def test_data_may_be_begun_at_another_jobs_checkpoint() -> None:
+    world = two_pods()
+    anew = dataclasses.replace(ORIGIN, data_position=0, skipped=(), data_digest=None)
+    world.submit(steps=100, origin=anew)
+    world.lower()
+    starts = {order.data_start for order in world.ordered(commands.PrepareHost)}
+    for host in world.hosts():
+        world.ready(host, digest="other")
+    assert world.job().state is JobState.RUNNING
+    assert starts == {commands.DataStart(30, 0)}
+    spec = world.job().spec
+    assert (spec.sequences_through(31), spec.tokens_through(31)) == (4, 120_832 + 4 * 256)
+
+
+def test_a_checkpoint_that_another_job_starts_from_is_kept_for_it() -> None:
+    world = watched(checkpoint_keep=1)
+    held = dataclasses.replace(ORIGIN, job="job-1", step=16, generation=1)
+    world.submit("job-2", origin=held)
+    applies(world, range(17, 21))
+    saves(world, 20)
+    assert world.ordered(commands.RemoveCheckpoint) == []
+    world.happens(events.CancelRequested("job-2", "ada"))
+    applies(world, range(21, 25))
+    saves(world, 24)
+    removed = [order.checkpoint.step for order in world.ordered(commands.RemoveCheckpoint)]
+    assert removed == [16, 20]
+    with pytest.raises(CheckpointGone, match="job job-1 has deleted its checkpoint of step 16"):
+        world.submit("job-3", origin=held)
 
 
 def test_damage_of_another_jobs_checkpoint_fails_the_job() -> None:

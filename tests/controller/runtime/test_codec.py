@@ -232,6 +232,15 @@ def test_columns_of_unequal_length_are_refused() -> None:
         codec.decode_event(HOST, pb.HostEvent(steps_applied=short))
 
 
+def test_a_program_without_a_gradient_norm_says_none() -> None:
+    without = pb.StepsApplied()
+    without.CopyFrom(APPLIED)
+    del without.grad_norm[:]
+    event = codec.decode_event(HOST, pb.HostEvent(steps_applied=without))
+    assert isinstance(event, events.StepsApplied)
+    assert [record.grad_norm for record in event.records] == [None, None]
+
+
 def test_report_of_no_steps_is_none() -> None:
     event = codec.decode_event(HOST, pb.HostEvent(steps_applied=pb.StepsApplied(first_step=1)))
     assert isinstance(event, events.StepsApplied) and event.records == ()
@@ -276,7 +285,8 @@ ORDERS: dict[str, commands.Command] = {
         checkpoint_every=50,
         checkpoint_directory="/checkpoints",
         evaluate_every=25,
-        restore=commands.CheckpointPlace("job-0", "/other", commands.CheckpointId(100, 2)),
+        restore=commands.CheckpointPlace("job-0", "/other", commands.CheckpointId(100, 2), "ab"),
+        data_start=commands.DataStart(100, 1600),
     ),
     "save_checkpoint": commands.SaveCheckpoint(HOST, JOB, 65),
     "publish_checkpoint": commands.PublishCheckpoint(

@@ -436,7 +436,7 @@ async def test_reload_finishes_a_cancel_without_steps_of_an_earlier_attempt(stor
         sources = (DataSource("books", 2, 900, 3, 3), DataSource("news", 1, 300, 1, 1))
         ready = events.ProgramReady(ref("pod-0"), again, 1.0, 0.5, "d", 1000, sources)
         await second.ask(ready)
-        one = (record(1, grad_norm=math.nan),)
+        one = (record(1, learning_rate=math.nan),)
         await second.ask(events.StepsApplied(ref("pod-0"), again, one, (3, 1)))
         await second.ask(events.CancelRequested("job-1", "ada"))
     third = _loop(store, Observed())

@@ -2,6 +2,7 @@
 
 import itertools
 import time
+from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
@@ -23,6 +24,42 @@ def test_steps_are_cut_from_the_stream_without_the_skipped_positions(plan: Batch
         assert plan.global_batch(step) == len(expected)
         assert plan.end(step) == expected[-1] + 1
     assert plan.end(0) == 0
+
+
+@settings(deadline=None)
+@given(
+    plan=plans(microbatch=1, limit=200),
+    earlier=plans(microbatch=1, limit=1),
+    step=st.integers(0, 40),
+    limit=st.integers(0, 400),
+)
+def test_another_plan_goes_on_where_one_left_off(
+    plan: BatchPlan, earlier: BatchPlan, step: int, limit: int
+) -> None:
+    before = BatchPlan(earlier.phases, plan.skipped)
+    position = before.end(step)
+    after = BatchPlan(plan.phases, plan.skipped, (step, position))
+    seen = [p for s in range(1, step + 1) for p in before.positions(s).tolist()]
+    for later in range(step + 1, step + 20):
+        positions = after.positions(later).tolist()
+        assert len(positions) == after.global_batch(later) == plan.global_batch(later)
+        seen += positions
+        assert after.end(later) == positions[-1] + 1
+        assert (after.num_steps(limit) >= later) == (positions[-1] < limit)
+    assert seen == list(itertools.islice(_kept(plan), len(seen)))
+    assert after.end(step) == position
+
+
+def test_a_plan_may_begin_with_its_data_at_a_later_step() -> None:
+    plan = BatchPlan(((1, 2), (3, 4)), ((1, 3),), start=(10, 0))
+    assert [plan.positions(step).tolist() for step in (11, 12)] == [[0, 3, 4, 5], [6, 7, 8, 9]]
+    assert [plan.num_steps(limit) for limit in (0, 5, 6, 10)] == [10, 10, 11, 12]
+    with pytest.raises(ValueError, match="no batch for step 10: the first is 11"):
+        plan.positions(10)
+
+
+def _kept(plan: BatchPlan) -> Iterator[int]:
+    return (p for p in itertools.count() if not any(f <= p < e for f, e in plan.skipped))
 
 
 @settings(deadline=None)
@@ -120,5 +157,5 @@ def test_step_before_the_first_is_a_value_error(step: int) -> None:
     for ask in (plan.positions, plan.global_batch):
         with pytest.raises(ValueError, match=f"no batch for step {step}"):
             ask(step)
-    with pytest.raises(ValueError, match="no batch for step -1"):
+    with pytest.raises(ValueError, match="no batch for step -1: the first is 1"):
         plan.end(-1)

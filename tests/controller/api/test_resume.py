@@ -1,0 +1,97 @@
+"""checkpoint.resume_from: where another job starts from, and in whose data it goes on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from controller.core import events
+from controller.core.checkpoint import Origin
+from tests.controller.rig import Rig, spec
+
+
+async def saved_job(controller: Rig, *steps: int) -> str:
+    """A job of two pods with checkpoints after these steps; it has ended."""
+    for pod in ("pod-0", "pod-1"):
+        await controller.attach_pod(pod)
+    document = spec(checkpoint={"every": 2, "directory": "/shared"}, train={"seed": 7})
+    job_id = await controller.submit(document)
+    await controller.start(job_id)
+    await controller.step(job_id, *range(1, steps[-1] + 1))
+    assignment = controller.assignment(job_id)
+    for step in steps:
+        for host in controller.hosts(job_id):
+            await controller.loop.ask(
+                events.CheckpointWritten(host, assignment, step, "ab", 10, 1.0, 0.1, 8 * step, "")
+            )
+        lead = controller.hosts(job_id)[0]
+        await controller.loop.ask(events.CheckpointPublished(lead, assignment, step, ""))
+    fault = events.JobFaulted(controller.hosts(job_id)[0], assignment, "data", 9, "unplugged", "")
+    await controller.loop.ask(fault)
+    return job_id
+
+
+async def refusal(controller: Rig, resume: dict[str, Any], **train: Any) -> dict[str, Any]:
+    document = spec(checkpoint={"resume_from": resume}, train={"seed": 7, **train})
+    answer = await controller.http.post("/api/v1/jobs", json=document)
+    assert answer.status_code == 422, answer.text
+    (problem,) = answer.json()["errors"]
+    return problem
+
+
+async def origin_of(controller: Rig, resume: dict[str, Any], **train: Any) -> Origin:
+    document = spec(checkpoint={"resume_from": resume}, train={"seed": 7, **train})
+    job_id = await controller.submit(document)
+    origin = controller.loop.state.jobs[job_id].spec.origin
+    assert origin is not None
+    return origin
+
+
+async def test_a_job_goes_on_in_the_data_of_another(controller: Rig) -> None:
+    job_id = await saved_job(controller, 2, 4)
+    origin = await origin_of(controller, {"job": job_id})
+    tokens = controller.store.job(job_id).spec.tokens_through(4)  # type: ignore[union-attr]
+    assert origin == Origin(job_id, "/shared", 4, 1, 32, (), (), "ab", tokens, "sha256:d")
+    assert (await origin_of(controller, {"job": job_id, "step": 2})).data_position == 16
+
+
+async def test_a_job_begins_other_data_at_the_checkpoint_of_another(controller: Rig) -> None:
+    job_id = await saved_job(controller, 2, 4)
+    # Another seed is another order, of data that is begun.
+    origin = await origin_of(controller, {"job": job_id, "data": "anew"}, seed=8)
+    assert (origin.step, origin.data_position, origin.data_digest) == (4, 0, None)
+
+
+async def test_what_cannot_be_resumed_from_is_refused_with_what_can(controller: Rig) -> None:
+    job_id = await saved_job(controller, 2, 4)
+    missing = await refusal(controller, {"job": "nobody"})
+    assert missing["pointer"] == "/checkpoint/resume_from/job"
+    step = await refusal(controller, {"job": job_id, "step": 3})
+    assert (step["pointer"], step["hint"]) == ("/checkpoint/resume_from/step", "one of 2, 4")
+    without = await controller.submit(spec(name="without"))
+    nothing = await refusal(controller, {"job": without})
+    assert nothing["detail"] == f"job {without} has no checkpoints"
+
+
+async def test_going_on_in_another_order_is_refused(controller: Rig) -> None:
+    job_id = await saved_job(controller, 2)
+    problem = await refusal(controller, {"job": job_id}, seed=8)
+    assert problem["pointer"] == "/train/seed"
+    assert problem["hint"] == "seed: 7, or checkpoint.resume_from.data: anew"
+
+
+async def test_a_checkpoint_deleted_while_a_job_is_submitted_is_a_conflict(
+    controller: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for pod in ("pod-0", "pod-1"):
+        await controller.attach_pod(pod)
+    live = await controller.submit(spec(checkpoint={"every": 2}))
+    origin = Origin(live, "", 2, 1, 16, (), ())
+    monkeypatch.setattr("controller.api.submissions._origin", lambda *_: origin)
+    answer = await controller.http.post("/api/v1/jobs", json=spec(name="late"))
+    assert (answer.status_code, answer.json()["type"].rpartition(":")[2]) == (
+        409,
+        "checkpoint-gone",
+    )
+    assert f"GET /jobs/{live}/checkpoints" in answer.json()["detail"]
