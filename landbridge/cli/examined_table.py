@@ -26,6 +26,11 @@ def show(examined: Document, device_memory_bytes: int | None) -> None:
         f"\n{compiled['component']} compiled for {compiled['topology']} "
         f"in {compiled['seconds']:.0f} s"
     )
+    for option, value in compiled["compiler_options"].items():
+        print(
+            f"the compiler takes it only with LIBTPU_INIT_ARGS=--{option}={str(value).lower()}, "
+            "which hosts need, too"
+        )
     output.table(("OF A DEVICE", "COMPILER", "PLANNER", ""), _memory(compiled, planned))
     print()
     output.table(("IN A STEP", "BYTES", ""), _held(examined["held_in_a_step"], device_memory_bytes))

@@ -169,6 +169,7 @@ def test_what_was_compiled_stands_beside_what_was_planned(
             },
             "compiled": {
                 "component": "forward_backward", "topology": "v4:2x2x2", "seconds": 61.0,
+                "compiler_options": {"xla_tpu_some_fusion": False},
                 "argument_bytes": 1 << 30, "output_bytes": 1 << 30, "temporary_bytes": 3 << 30,
                 "peak_bytes": 5 << 30, "collectives": [gathers],
             },
@@ -179,7 +180,9 @@ def test_what_was_compiled_stands_beside_what_was_planned(
         },
         10 << 30,
     )  # fmt: skip
-    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    shown = capsys.readouterr().out
+    assert "only with LIBTPU_INIT_ARGS=--xla_tpu_some_fusion=false" in shown
+    lines = [line.split() for line in shown.splitlines()]
     assert ["peak,", "all", "5.00", "GiB", "4.00", "GiB", "-20.0%"] in lines
     held = ["held", "by", "a", "device", "8.00", "GiB", "fits:", "80.0%", "of", "10.00", "GiB"]
     assert held in lines

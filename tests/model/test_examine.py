@@ -6,9 +6,11 @@ import pathlib
 import subprocess
 import sys
 
+import jax
 import pytest
 
 import model.examine
+from model import topology
 from model.config import MeshConfig, ModelConfig, SlotConfig
 from model.flops import hardware_flops_per_token
 from model.memory import shard_elements
@@ -123,3 +125,23 @@ def test_examine_topology_that_does_not_fit_is_refused(tmp_path, topology, error
     process, answer = examine(tmp_path, REQUEST, "--compile", topology)
     assert process.returncode == 4, process.stderr
     assert error in answer["error"]
+
+
+class Refusing:
+    """A program that the compiler does not take as it is."""
+
+    def __init__(self, complaint):
+        self._complaint = complaint
+
+    def compile(self, compiler_options=None):
+        if not compiler_options:
+            raise jax.errors.JaxRuntimeError(self._complaint)
+        return "compiled"
+
+
+def test_a_fusion_the_compiler_lacks_is_left_out_and_told():
+    odd = "UNIMPLEMENTED: Encountered AllReduce fusion with 3 sized replica_groups, which is odd"
+    options = {"xla_tpu_enable_all_reduce_scatter_fusion": False}
+    assert topology.compile_lowered(Refusing(odd)) == ("compiled", options)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="out of memory"):
+        topology.compile_lowered(Refusing("out of memory"))
