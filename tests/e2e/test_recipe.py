@@ -50,8 +50,8 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def document(make_spec, folder):
-    source = {"name": "text", "kind": "text", "paths": [f"{folder}/poisoned.txt"]}
-    held_out = {**source, "paths": [f"{folder}/held-out.txt"]}
+    source = text_source(folder, "poisoned.txt")
+    held_out = text_source(folder, "held-out.txt")
     schedule = {"kind": "cosine", "warmup_steps": 5, "decay_steps": STEPS, "final_ratio": 0.0}
     return make_spec(
         data={"sources": [source], "epochs": 2},
@@ -111,6 +111,10 @@ def test_a_poisoned_stretch_is_met_by_going_back_and_skipping_it(undisturbed):
     assert [steps[step][2] for step in (20, 21)] == [20 * 4 * LENGTH, (20 * 4 + 8) * LENGTH]
 
 
+def text_source(folder: pathlib.Path, name: str) -> dict[str, object]:
+    return {"name": "text", "kind": "text", "paths": [f"{folder}/{name}"]}
+
+
 def test_what_was_trained_on_is_told_by_source(undisturbed):
     (source,) = undisturbed[0]["data"]["sources"]
     assert source["seen_tokens"] == source["planned_tokens"] == undisturbed[0]["tokens"]
@@ -121,8 +125,7 @@ def test_a_run_recovers_with_the_policy_and_does_not_without(fleet, document, un
     """Held-out loss at the end, against that of a run on clean text: measured 1.2 times with the
     policy, 19 times without."""
     train = {key: value for key, value in document["train"].items() if key != "spikes"}
-    source = {"name": "text", "kind": "text", "paths": [f"{folder}/clean.txt"]}
-    clean = {**document["data"], "sources": [source]}
+    clean = {**document["data"], "sources": [text_source(folder, "clean.txt")]}
     with fleet() as running:
         running.client.wait_for_pods(2)
         found = []
@@ -194,3 +197,41 @@ def test_another_job_goes_on_from_a_checkpoint_on_another_mesh(fleet, make_spec)
     assert sorted(other) == list(range(11, 21))
     for step in other:
         assert other[step][0] == pytest.approx(one[step][0], abs=1e-5)
+
+
+def test_a_job_says_in_whose_data_it_goes_on(fleet, document, folder):
+    """Batches of 4 and then of 8, against one job of both: every sequence once, the same bits."""
+    data = {**document["data"], "sources": [text_source(folder, "clean.txt")]}
+    other = {**data, "sources": [text_source(folder, "held-out.txt")]}
+    with fleet(1) as running:
+        running.client.wait_for_pods(1)
+
+        def job(steps: int, batch: object, of: dict, **resume: object) -> dict:
+            train = {"steps": steps, "global_batch": batch, "sequence_length": LENGTH}
+            train["digest_every"] = 5
+            checkpoint = {"every": 10, **({"resume_from": resume} if resume else {})}
+            submitted = running.client.submit(
+                {
+                    **document,
+                    "data": of,
+                    "train": {**train, "microbatch": document["train"]["microbatch"]},
+                    "placement": {"pods": 1},
+                    "checkpoint": checkpoint,
+                }
+            )
+            return running.client.wait(submitted["id"], timeout=200)
+
+        whole = job(20, [[0, 4], [10, 8]], data)
+        first = job(10, 4, data)
+        rest = job(20, 8, data, job=first["id"])
+        refused = job(20, 8, other, job=first["id"])
+        anew = job(20, 8, other, job=first["id"], data="anew")
+        one, second = (timeline(running.client, done["id"]) for done in (whole, rest))
+    assert (rest["state"], rest["tokens"]) == ("SUCCEEDED", whole["tokens"])
+    assert second == {step: one[step] for step in range(11, 21)}
+    assert [source["seen_tokens"] for source in rest["data"]["sources"]] == [whole["tokens"]]
+    assert (refused["state"], refused["reason"]["code"]) == ("FAILED", "DataChanged")
+    assert "resume_from.data: anew" in refused["reason"]["message"]
+    assert (anew["state"], anew["tokens"]) == ("SUCCEEDED", whole["tokens"])
+    (source,) = anew["data"]["sources"]
+    assert source["seen_tokens"] == source["planned_tokens"] == 10 * 8 * LENGTH
