@@ -3,6 +3,7 @@
 LandbridgeError
 |- Unreachable          nobody answers at the address
 |- WaitTimedOut         a job had not ended in time; it goes on
+|- NotInstalled         this machine lacks what a command needs
 `- ApiError             the controller answered with a problem
     |- InvalidSpec      422, with everything that is wrong
     |- NotFound         404
@@ -30,6 +31,13 @@ class LandbridgeError(Exception):
             "detail": detail,
             "errors": [],
         }
+
+
+class NotInstalled(LandbridgeError):
+    """This machine lacks what a command needs; the message says what to install."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("not-installed", detail)
 
 
 class Unreachable(LandbridgeError):

@@ -84,14 +84,14 @@ def compile_component(
     }
 
 
-def compile_lowered(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, dict[str, bool]]:
+def compile_lowered(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, dict[str, Any]]:
     """Compiled, and with which options beyond the compiler's own. Raises JaxRuntimeError."""
     try:
         return lowered.compile(), {}
     except jax.errors.JaxRuntimeError as error:
         if _CANNOT_FUSE not in str(error):
             raise
-    options = {"xla_tpu_enable_all_reduce_scatter_fusion": False}
+    options: dict[str, Any] = {"xla_tpu_enable_all_reduce_scatter_fusion": False}
     return lowered.compile(compiler_options=options), options
 
 

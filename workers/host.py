@@ -225,8 +225,9 @@ class Host:
                     order.data_position,
                     codec.ranges_of(order.skipped),
                 )
-        except (OSError, layout.CheckpointError) as failure:
-            error = str(failure)
+        except Exception as failure:  # whatever it is, the controller waits for the answer
+            logger.exception("step %d of %s is not published", order.step, order.job)
+            error = str(failure) or type(failure).__name__
         assignment = Assignment(order.job, order.generation)
         self.report(CheckpointPublished(assignment, order.step, error))
 

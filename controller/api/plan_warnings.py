@@ -81,7 +81,9 @@ def _link(plan: Plan) -> list[Warned]:
 def _rewinds(spec: Spec) -> list[Warned]:
     """Going back needs a checkpoint old enough that is still there."""
     spikes, checkpoint = spec.train.spikes, spec.checkpoint
-    if spikes is None or checkpoint is None or checkpoint.keep_every:
+    if spikes is None or checkpoint is None:
+        return []
+    if checkpoint.keep_every and checkpoint.keep_every <= spikes.rewind_steps:
         return []
     # Just before a save the newest is almost `every` steps old, just after it 0.
     oldest = (checkpoint.keep - 1) * checkpoint.every

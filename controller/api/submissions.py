@@ -133,6 +133,11 @@ def _origin(spec: Spec, context: ApiContext) -> Origin | None:
         problem = SpecProblem(pointer, "no-such-checkpoint", detail, hint)
         raise ApiProblem(422, "invalid-spec", detail, errors=[problem])
     chosen, goes_on = found[-1], wanted.data == "continue"
+    if spec.train.steps <= chosen.step:
+        detail = f"{spec.train.steps} steps are none after the checkpoint of step {chosen.step}"
+        hint = f"steps are counted from the beginning of job {job.id}: more than {chosen.step}"
+        problem = SpecProblem("/train/steps", "too-few", detail, hint)
+        raise ApiProblem(422, "invalid-spec", detail, errors=[problem])
     if goes_on and spec.train.seed != job.spec.seed:
         detail = f"job {job.id} took its data in the order of seed {job.spec.seed}"
         hint = f"seed: {job.spec.seed}, or checkpoint.resume_from.data: anew"
@@ -144,7 +149,7 @@ def _origin(spec: Spec, context: ApiContext) -> Origin | None:
         step=chosen.step,
         generation=chosen.generation,
         data_position=chosen.data_position if goes_on else 0,
-        losses=chosen.losses,
+        losses=chosen.losses if goes_on else (),
         skipped=job.skipped if goes_on else (),
         state_sha256=chosen.state_sha256,
         tokens=job.spec.tokens_through(chosen.step),

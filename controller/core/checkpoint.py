@@ -13,6 +13,7 @@ import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 
 from controller.core.batch import Range
+from controller.core.commands import CheckpointId
 from controller.core.step import Totals
 
 
@@ -80,7 +81,9 @@ class Checkpoints:
     under_way: Mapping[int, Mapping[str, Part]] = dataclasses.field(default_factory=dict)
     """Step -> pod -> part."""
     concluded: int = 0
-    """Last step of this generation whose checkpoint was published, or given up."""
+    """Last step of this generation whose checkpoint was published; none before it will be."""
+    failed: frozenset[int] = frozenset()
+    """Steps of this generation whose checkpoints were given up."""
     requested: frozenset[int] = frozenset()
     """Steps that people want on disk."""
     marks: Mapping[int, Mark] = dataclasses.field(default_factory=dict)
@@ -105,12 +108,19 @@ class Checkpoints:
 
     def given_up(self, step: int) -> Checkpoints:
         """A checkpoint that could not be written; its other parts are of no use."""
-        rest = {other: parts for other, parts in self.under_way.items() if other > step}
-        return dataclasses.replace(self, under_way=rest, concluded=max(self.concluded, step))
+        rest = {other: parts for other, parts in self.under_way.items() if other != step}
+        return dataclasses.replace(self, under_way=rest, failed=self.failed | {step})
 
     def published(self, saved: Saved) -> Checkpoints:
         """It exists. What was under way for earlier steps is overtaken."""
-        return dataclasses.replace(self.given_up(saved.step), saved=(*self.saved, saved))
+        rest = {other: parts for other, parts in self.under_way.items() if other > saved.step}
+        return dataclasses.replace(
+            self, under_way=rest, concluded=saved.step, saved=(*self.saved, saved)
+        )
+
+    def may_come(self, step: int) -> bool:
+        """Whether the checkpoint of a step is neither published nor given up in this generation."""
+        return step > self.concluded and step not in self.failed
 
     def discarded(self, gone: Sequence[Saved]) -> Checkpoints:
         """After checkpoints were deleted or found damaged."""
@@ -122,12 +132,16 @@ class Checkpoints:
     def awaited(self) -> frozenset[int]:
         """Steps whose checkpoints are neither published nor given up yet."""
         published = {saved.step for saved in self.saved}
-        return frozenset(s for s in self.marks if s > self.concluded and s not in published)
+        return frozenset(s for s in self.marks if self.may_come(s) and s not in published)
 
-    def target(self, step: int, distance: int) -> int | None:
+    def target(self, step: int, distance: int, keep: int, keep_every: int) -> int | None:
         """The step to go back to from `step`: the newest that is `distance` older, else the oldest
-        that is older at all, of those that are on disk or will be."""
-        older = sorted(s for s in self.awaited | {s.step for s in self.saved} if s < step)
+        that is older at all, of those that are kept, as far as steps decide, once all that are
+        awaited are on disk."""
+        known = sorted(self.awaited | {saved.step for saved in self.saved})
+        newest = set(known[-keep:])
+        kept = [s for s in known if s in newest or (keep_every and s % keep_every == 0)]
+        older = [s for s in kept if s < step]
         far = [s for s in older if s <= step - distance]
         return far[-1] if far else older[0] if older else None
 
@@ -151,10 +165,10 @@ def superfluous(
     keep: int,
     keep_every: int,
     keep_best: bool,
-    wanted: Collection[tuple[int, int]] = (),
+    wanted: Collection[CheckpointId] = (),
 ) -> Sequence[Saved]:
     """Published checkpoints beyond the last `keep`, without those whose step is a multiple of
-    `keep_every`, whose held-out loss is the lowest, or whose (step, generation) is wanted."""
+    `keep_every`, whose held-out loss is the lowest, or that is wanted."""
     scored = [saved for saved in checkpoints.saved if saved.evaluation_loss is not None]
     best = min(scored, key=lambda saved: saved.evaluation_loss or 0.0, default=None)
     return [
@@ -162,5 +176,5 @@ def superfluous(
         for saved in checkpoints.saved[: max(0, len(checkpoints.saved) - keep)]
         if not (keep_every and saved.step % keep_every == 0)
         and not (keep_best and saved is best)
-        and (saved.step, saved.generation) not in wanted
+        and CheckpointId(saved.step, saved.generation) not in wanted
     ]

@@ -94,8 +94,8 @@ def _changed(job: Job, found: str) -> str:
     else:
         when, remedy = "when the job began", "or submit the job anew"
     return (
-        f"the data has digest {found} and had {job.data_digest} {when}; "
-        f"put the files back as they were, {remedy}"
+        f"the data (tokens, tokenizer, sequence length, weights, held-out text) has digest {found} "
+        f"and had {job.data_digest} {when}; put it back as it was, {remedy}"
     )
 
 

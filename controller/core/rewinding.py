@@ -11,6 +11,7 @@ import dataclasses
 from controller.core import batch, commands, events, preparing, saving, step
 from controller.core.checkpoint import Saved
 from controller.core.cluster import Assignment
+from controller.core.commands import CheckpointId
 from controller.core.job import Job, JobState, Move, Reason
 from controller.core.liveness import LivenessPolicy
 from controller.core.spikes import Spike
@@ -32,9 +33,7 @@ def checkpoint_published(
 def meet(turn: Turn, job: Job, spike: Spike) -> None:
     """Leave the timeline because of a spike that the policy allows to be met, now or when the
     checkpoint to go back to is there."""
-    assert job.spec.spikes is not None
-    distance = job.spec.spikes.rewind_steps
-    target = job.checkpoints.target(spike.step, distance)
+    target = _target(job, spike)
     if target in job.checkpoints.awaited:
         message = f"{spike.what}; goes back to step {target} once that is on disk"
         data = {"step": spike.step, "loss": step.finite(spike.loss), "to_step": target}
@@ -47,11 +46,19 @@ def meet(turn: Turn, job: Job, spike: Spike) -> None:
 def _go_on(turn: Turn, assignment: Assignment) -> None:
     """With a spike that waited for the checkpoint which has just been concluded."""
     job = turn.current_job(assignment)
-    if job is None or job.spike is None or job.spec.spikes is None:
+    if job is None or job.spike is None:
         return
-    target = job.checkpoints.target(job.spike.step, job.spec.spikes.rewind_steps)
+    target = _target(job, job.spike)
     if job.state is JobState.RUNNING and target not in job.checkpoints.awaited:
         _rewind(turn, job, job.spike, job.checkpoints.at(target))
+
+
+def _target(job: Job, spike: Spike) -> int | None:
+    policy, spec = job.spec.spikes, job.spec
+    assert policy is not None
+    return job.checkpoints.target(
+        spike.step, policy.rewind_steps, spec.checkpoint_keep, spec.checkpoint_keep_every
+    )
 
 
 def _rewind(turn: Turn, job: Job, spike: Spike, target: Saved | None) -> None:
@@ -71,6 +78,7 @@ def _rewind(turn: Turn, job: Job, spike: Spike, target: Saved | None) -> None:
     )
     old = Assignment(job.id, job.generation)
     stopped = list(turn.holders(old))
+    publishing = [CheckpointId(s, old.generation) for s in saving.publishing(job) if s > after]
     job = dataclasses.replace(
         job.moved(Move.REWIND, Reason("Rewinding", message)),
         generation=job.generation + 1,
@@ -92,8 +100,9 @@ def _rewind(turn: Turn, job: Job, spike: Spike, target: Saved | None) -> None:
         "generation": job.generation,
     }
     turn.put_job(job, Entry("spike.rewound", message, job.id, data=data))
-    for saved in gone:
-        saving.order_removal(turn, job, old, saving.checkpoint_id(saved))
+    for abandoned in (*map(saving.checkpoint_id, gone), *publishing):
+        if abandoned not in saving.wanted(turn, job):
+            saving.order_removal(turn, job, old, abandoned)
     for host in stopped:
         turn.order(commands.StopHost(host.ref, old, message))
     new = Assignment(job.id, job.generation)

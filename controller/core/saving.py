@@ -32,8 +32,10 @@ def checkpoint_requested(
 ) -> None:
     """The step is the first that no host may run yet: all of them hear of it in time."""
     job = turn.job(event.job_id)
-    if job.state is not JobState.RUNNING or not job.spec.checkpoint_every:
-        raise errors.CannotSave(job.id, job.state, bool(job.spec.checkpoint_every))
+    has_checkpoints, is_leaving = bool(job.spec.checkpoint_every), job.spike is not None
+    if job.state is not JobState.RUNNING or is_leaving or not has_checkpoints:
+        doing = "going back over a spike" if is_leaving else job.state
+        raise errors.CannotSave(job.id, doing, has_checkpoints)
     assert job.progress is not None
     step = min(job.progress.granted + 1, job.target_steps)
     checkpoints = job.checkpoints
@@ -51,7 +53,7 @@ def checkpoint_written(
     job = turn.job_held(event.host, event.assignment)
     if job is None or job.state is not JobState.RUNNING:
         return
-    if event.step <= job.checkpoints.concluded:
+    if not job.checkpoints.may_come(event.step):
         return
     if event.error:
         _give_up(turn, job, event.step, f"{event.host} could not write its share: {event.error}")
@@ -118,7 +120,7 @@ def checkpoint_published(
         job.spec.checkpoint_keep,
         job.spec.checkpoint_keep_every,
         job.spec.checkpoint_keep_best,
-        _wanted(turn, job),
+        wanted(turn, job),
     )
     for old in gone:
         order_removal(turn, job, event.assignment, checkpoint_id(old))
@@ -132,6 +134,18 @@ def order_removal(turn: Turn, job: Job, assignment: Assignment, which: Checkpoin
     """Have a checkpoint deleted."""
     directory = job.spec.checkpoint_directory
     turn.order(commands.RemoveCheckpoint(_keeper(turn, job), assignment, directory, which))
+
+
+def wanted(turn: Turn, job: Job) -> set[CheckpointId]:
+    """Its checkpoints that other jobs start from."""
+    origins = (other.spec.origin for other in turn.jobs.values())
+    return {CheckpointId(o.step, o.generation) for o in origins if o and o.job == job.id}
+
+
+def publishing(job: Job) -> list[int]:
+    """Steps whose parts are all written, and whose publication was ordered."""
+    parts = job.checkpoints
+    return [step for step in parts.under_way if checkpoint.complete(parts, step, job.gang)]
 
 
 def checkpoint_id(saved: Saved) -> CheckpointId:
@@ -176,7 +190,7 @@ def finish(turn: Turn, job: Job) -> None:
     newest = job.checkpoints.newest
     is_settled = (
         not job.spec.checkpoint_every
-        or job.checkpoints.concluded >= job.target_steps
+        or not job.checkpoints.may_come(job.target_steps)
         or (newest is not None and newest.step >= job.target_steps)
     )
     if not is_evaluated or not is_settled:
@@ -195,12 +209,6 @@ def _give_up(turn: Turn, job: Job, step: int, message: str) -> None:
     message = f"no checkpoint of step {step}: {message}"
     turn.put_job(job, Entry("checkpoint.failed", message, job.id, data={"step": step}))
     finish(turn, job)
-
-
-def _wanted(turn: Turn, job: Job) -> set[tuple[int, int]]:
-    """Its checkpoints, as (step, generation), that other jobs start from."""
-    origins = (other.spec.origin for other in turn.jobs.values())
-    return {(o.step, o.generation) for o in origins if o is not None and o.job == job.id}
 
 
 def _keeper(turn: Turn, job: Job) -> HostRef:

@@ -200,7 +200,11 @@ def report(
             last=complete[-1] if complete else progress.last,
             recent=(progress.recent + tuple(complete[-RECENT_STEPS:]))[-RECENT_STEPS:],
             digests=digests,
-            source_sequences={**progress.source_sequences, pod: source_sequences},
+            source_sequences={
+                **progress.source_sequences,
+                # A host that still counts says nothing.
+                pod: source_sequences or progress.source_sequences.get(pod, ()),
+            },
             totals=progress.totals.plus(complete),
         ),
         merged,

@@ -44,6 +44,8 @@ def evaluated(turn: Turn, event: events.Evaluated, _policy: LivenessPolicy) -> N
     job = turn.job_held(event.host, event.assignment)
     if job is None or job.state is not JobState.RUNNING:
         return
+    if job.spike is not None and event.step >= job.spike.step:
+        return
     known = job.evaluations
     evaluations = known.with_part(event.step, event.host.pod, event.part, job.gang)
     job = dataclasses.replace(job, evaluations=evaluations)
@@ -51,7 +53,7 @@ def evaluated(turn: Turn, event: events.Evaluated, _policy: LivenessPolicy) -> N
     if event.step in evaluations.complete and event.step not in known.complete:
         found = evaluations.complete[event.step]
         bits = f", {found.bits_per_byte:.4f} bits per byte" if found.bits_per_byte else ""
-        data = {**dataclasses.asdict(found), "loss": step.finite(found.loss)}
+        data = {name: step.finite(value) for name, value in dataclasses.asdict(found).items()}
         message = f"held-out loss after step {found.step}: {found.loss:.4f}{bits}"
         turn.put_job(job, Entry("job.evaluated", message, job.id, data=data))
         saving.finish(turn, job)

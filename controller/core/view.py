@@ -198,7 +198,9 @@ def _data(job: Job) -> Document | None:
 
 def _evaluation(job: Job) -> Document | None:
     newest = job.evaluations.newest
-    return {**dataclasses.asdict(newest), "loss": finite(newest.loss)} if newest else None
+    if newest is None:
+        return None
+    return {name: finite(value) for name, value in dataclasses.asdict(newest).items()}
 
 
 def _checkpoint_document(saved: Saved) -> Document:

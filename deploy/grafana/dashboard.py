@@ -252,7 +252,7 @@ def annotations() -> list[dict[str, Any]]:
             "datasource": DATASOURCE,
             "enable": True,
             "iconColor": RED,
-            "expr": f"changes({of_job('job_rewinds_total')}[$__interval]) > 0",
+            "expr": f"changes({of_job('job_rewinds_total')}[$__rate_interval]) > 0",
             "step": "10s",
             "titleFormat": "rewind",
             "textFormat": "Back to a checkpoint and past the batches around a loss spike.",

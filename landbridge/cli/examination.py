@@ -17,7 +17,8 @@ from typing import Any
 import typer
 
 from landbridge.cli.plan_table import gib
-from landbridge.errors import LandbridgeError
+from landbridge.errors import LandbridgeError, NotInstalled
+from model.accelerators import ACCELERATORS
 
 Document = dict[str, Any]
 
@@ -34,7 +35,7 @@ def check_installed(*, compiles: bool) -> None:
     if missing:
         extras = "model,tpu" if compiles else "model"
         detail = f"{', '.join(missing)} not installed here; pip install 'landbridge[{extras}]'"
-        raise LandbridgeError("not-installed", detail)
+        raise NotInstalled(detail)
 
 
 def topology_of(plan: Document) -> str:
@@ -84,7 +85,8 @@ def examine(plan: Document, topology: str | None) -> Document:
 
 def held_in_a_step(plan: Document, examined: Document) -> Document:
     """Bytes of a device while the compiled gradient step runs in a training step, by the compiler's
-    figures: {"gradient_step", "optimizer", "other_gradients", "total"}.
+    figures: {"gradient_step", "optimizer", "other_gradients", "total", "device_memory_bytes"}, the
+    last of the topology's devices and None where they are not known.
 
     The gradient step is its arguments, its outputs and the heap of its temporaries, gaps included,
     because the runtime reserves the heap as a whole. Gradients of other slots are those that wait
@@ -99,13 +101,16 @@ def held_in_a_step(plan: Document, examined: Document) -> Document:
         "optimizer": need["optimizer"],
         "other_gradients": need["gradients"] - planned["gradients"],
     }
-    return {**parts, "total": sum(parts.values())}
+    generation = compiled["topology"].partition(":")[0]
+    device = ACCELERATORS.get(f"tpu-{generation}")
+    memory = device.memory_bytes if device else None
+    return {**parts, "total": sum(parts.values()), "device_memory_bytes": memory}
 
 
 def warnings_of_compiler(plan: Document, held: Document) -> list[Document]:
     """The plan's warnings, with the compiler's word on memory in the place of the estimate's."""
     others = [warning for warning in plan["warnings"] if warning["code"] != "OutOfMemory"]
-    need, memory = held["total"], plan["device_memory_bytes"]
+    need, memory = held["total"], held["device_memory_bytes"]
     if memory is None or need <= memory:
         return others
     message = f"by the compiler's figures {gib(need)} a device of {gib(memory)} are needed"

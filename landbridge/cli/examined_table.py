@@ -12,9 +12,8 @@ from landbridge.cli.plan_table import gib
 Document = dict[str, Any]
 
 
-def show(examined: Document, device_memory_bytes: int | None) -> None:
-    """Print the tables of an answer of model.examine, and whether a device of so much memory
-    holds what the compiler says; None is unknown."""
+def show(examined: Document) -> None:
+    """Print the tables of an answer of model.examine."""
     print()
     headings = ("COMPONENT", "SECONDS", "STABLEHLO", "FLOP, FORMULA", "TRACED", "XLA, LOOPS ONCE")
     rows = [_component(name, found) for name, found in examined["components"].items()]
@@ -33,7 +32,7 @@ def show(examined: Document, device_memory_bytes: int | None) -> None:
         )
     output.table(("OF A DEVICE", "COMPILER", "PLANNER", ""), _memory(compiled, planned))
     print()
-    output.table(("IN A STEP", "BYTES", ""), _held(examined["held_in_a_step"], device_memory_bytes))
+    output.table(("IN A STEP", "BYTES", ""), _held(examined["held_in_a_step"]))
     print()
     headings = ("IN THE POD", "GROUP", "CALLS", "COMPILER", "PLANNER")
     output.table(headings, _traffic(compiled["collectives"], planned["pod_traffic"], examined))
@@ -68,8 +67,9 @@ def _memory(compiled: Document, planned: Document) -> list[tuple[str, ...]]:
     ]
 
 
-def _held(held: Document, memory: int | None) -> list[tuple[str, str, str]]:
-    total = held["total"]
+def _held(held: Document) -> list[tuple[str, str, str]]:
+    """Whether a device of the topology holds it all."""
+    total, memory = held["total"], held["device_memory_bytes"]
     verdict = ""
     if memory is not None:
         share = figures.percent(total / memory)

@@ -15,7 +15,7 @@ from landbridge import figures
 from landbridge.cli import output
 from landbridge.cli.options import Address, JobId, Json, client
 from landbridge.cli.processes import DEFAULT_STATE_DIR
-from landbridge.errors import LandbridgeError, NotFound
+from landbridge.errors import LandbridgeError, NotFound, NotInstalled
 
 Document = dict[str, Any]
 
@@ -86,7 +86,7 @@ def _folder(directory: pathlib.Path, job_id: str, saved: Document) -> pathlib.Pa
         from workers.checkpoint.layout import CheckpointError, read_manifest, step_folder
     except ImportError as error:
         detail = f"{error.name} is not installed here; pip install 'landbridge[model,worker]'"
-        raise LandbridgeError("not-installed", detail) from error
+        raise NotInstalled(detail) from error
     folder = step_folder(directory, job_id, saved["step"], saved["generation"])
     if not folder.is_dir():
         raise _not_found(f"{folder} is not there; name the folder of checkpoints: --directory DIR")

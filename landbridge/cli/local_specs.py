@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from landbridge.errors import InvalidSpec, LandbridgeError
+from landbridge.errors import InvalidSpec, NotInstalled
 
 if TYPE_CHECKING:
     from controller.api.spec import Spec
@@ -35,16 +35,16 @@ def plan(path: pathlib.Path) -> Document:
     return plan_document(spec, None)
 
 
-def not_installed(error: ImportError) -> LandbridgeError:
+def not_installed(error: ImportError) -> NotInstalled:
     """What to install, for a command that works without a controller."""
     detail = f"{error.name} is not installed here; pip install 'landbridge[controller,worker]'"
-    return LandbridgeError("not-installed", detail)
+    return NotInstalled(detail)
 
 
 def _read(path: pathlib.Path, *, refuse_unavailable: bool) -> Spec:
     """The valid spec in a file; its data need not be on this machine.
 
-    Raises InvalidSpec with everything that is wrong, LandbridgeError where the extra is not
+    Raises InvalidSpec with everything that is wrong, NotInstalled where the extra is not
     installed, and typer.BadParameter where the file is no text.
     """
     try:

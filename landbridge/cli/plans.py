@@ -9,7 +9,7 @@ import typer
 
 from landbridge.cli import local_specs, output
 from landbridge.cli.options import Address, Json, SpecFile, client, is_configured
-from landbridge.errors import Unreachable
+from landbridge.errors import NotInstalled, Unreachable
 
 Document = dict[str, Any]
 
@@ -77,11 +77,15 @@ def _asked(spec: pathlib.Path, address: str) -> Document:
     with client(address) as api:
         try:
             return api.plan(spec)
-        except Unreachable:
+        except Unreachable as unreachable:
             if is_configured(address):
                 raise
-            output.say(f"no controller at {api.address}: planned here, as with --local")
-    return local_specs.plan(spec)
+            try:
+                planned = local_specs.plan(spec)
+            except NotInstalled:
+                raise unreachable from None
+    output.say(f"no controller at {api.address}: planned here, as with --local")
+    return planned
 
 
 def _show_plan(plan: Document) -> None:
@@ -89,7 +93,7 @@ def _show_plan(plan: Document) -> None:
 
     plan_table.show(plan)
     if "examined" in plan:
-        examined_table.show(plan["examined"], plan["device_memory_bytes"])
+        examined_table.show(plan["examined"])
     _warn(plan)
 
 

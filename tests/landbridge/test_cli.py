@@ -325,6 +325,18 @@ async def test_a_plan_needs_no_controller(
     assert fallen_back.err == f"no controller at {NOWHERE}: planned here, as with --local\n"
 
 
+async def test_where_neither_controller_nor_its_rules_are_the_controller_is_missed(
+    run: Run, spec_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("landbridge.client.DEFAULT_ADDRESS", NOWHERE)
+    monkeypatch.setitem(sys.modules, "controller.api.documents", None)
+    ran = await run("plan", spec_file)
+    assert (ran.code, ran.out) == (6, "")
+    assert "planned here" not in ran.err
+    ran = await run("plan", spec_file, "--local")
+    assert (ran.code, "pip install 'landbridge[controller,worker]'" in ran.err) == (1, True)
+
+
 async def test_a_plan_without_pods_to_ask_about_warns_of_none(
     run: Run, tmp_path: pathlib.Path
 ) -> None:

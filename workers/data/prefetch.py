@@ -71,12 +71,13 @@ class Prefetcher:
 
     def seen_through(self, step: int) -> tuple[int, ...]:
         """Sequences of every source that all pods together have trained on up to a step that was
-        taken. Steps are asked for in order; blocks and raises as `get` does."""
+        taken; nothing where that is still being counted, which takes a while after a restore. For
+        the last step it blocks and raises as `get` does. Steps are asked for in order."""
         with self._changed:
-            while step not in self._counts:
+            while step == self._last_step and step not in self._counts:
                 self._check_alive()
                 self._changed.wait()
-            counts = self._counts[step]
+            counts = self._counts.get(step, ())
             self._counts = {later: n for later, n in self._counts.items() if later > step}
             return counts
 

@@ -15,7 +15,8 @@ async def saved_job(controller: Rig, *steps: int) -> str:
     """A job of two pods with checkpoints after these steps; it has ended."""
     for pod in ("pod-0", "pod-1"):
         await controller.attach_pod(pod)
-    document = spec(checkpoint={"every": 2, "directory": "/shared"}, train={"seed": 7})
+    train = {"seed": 7, "spikes": {"window": 4}}
+    document = spec(checkpoint={"every": 2, "directory": "/shared"}, train=train)
     job_id = await controller.submit(document)
     await controller.start(job_id)
     await controller.step(job_id, *range(1, steps[-1] + 1))
@@ -52,8 +53,17 @@ async def test_a_job_goes_on_in_the_data_of_another(controller: Rig) -> None:
     job_id = await saved_job(controller, 2, 4)
     origin = await origin_of(controller, {"job": job_id})
     tokens = controller.store.job(job_id).spec.tokens_through(4)  # type: ignore[union-attr]
-    assert origin == Origin(job_id, "/shared", 4, 1, 32, (), (), "ab", tokens, "sha256:d")
+    assert origin == Origin(job_id, "/shared", 4, 1, 32, (2.5,) * 4, (), "ab", tokens, "sha256:d")
     assert (await origin_of(controller, {"job": job_id, "step": 2})).data_position == 16
+
+
+async def test_steps_count_from_the_other_jobs_beginning(controller: Rig) -> None:
+    job_id = await saved_job(controller, 2, 4)
+    problem = await refusal(controller, {"job": job_id}, steps=4)
+    assert (problem["pointer"], problem["hint"].rpartition(": ")[2]) == (
+        "/train/steps",
+        "more than 4",
+    )
 
 
 async def test_a_job_begins_other_data_at_the_checkpoint_of_another(controller: Rig) -> None:
@@ -61,6 +71,8 @@ async def test_a_job_begins_other_data_at_the_checkpoint_of_another(controller: 
     # Another seed is another order, of data that is begun.
     origin = await origin_of(controller, {"job": job_id, "data": "anew"}, seed=8)
     assert (origin.step, origin.data_position, origin.data_digest) == (4, 0, None)
+    # The losses of other data are no measure of these.
+    assert (origin.losses, origin.skipped) == ((), ())
 
 
 async def test_what_cannot_be_resumed_from_is_refused_with_what_can(controller: Rig) -> None:

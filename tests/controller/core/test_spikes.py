@@ -43,6 +43,7 @@ def test_a_loss_that_is_no_number_is_one_at_once(policy: SpikePolicy | None, los
 
 def test_without_a_policy_nothing_else_is_and_nothing_is_remembered() -> None:
     assert not judge(None, CALM, 1e9).is_spike
+    assert remember(None, (), 2.0) == ()
 
 
 @pytest.mark.parametrize("policy", [None, POLICY])
@@ -54,7 +55,6 @@ def test_a_gradient_that_is_no_number_loses_the_state_before_the_loss_shows_it(
     assert verdict.reason == "the norm of the gradient is inf"
     assert not judge(policy, CALM, 2.0, 1e9).is_spike
     assert not judge(policy, CALM, 2.0, None).is_spike
-    assert remember(None, (), 2.0) == ()
 
 
 def test_only_the_window_is_remembered() -> None:

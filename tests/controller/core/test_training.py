@@ -5,11 +5,11 @@ import math
 
 import pytest
 
-from controller.core import commands, events
+from controller.core import commands, evaluation, events
 from controller.core.batch import BatchPhase
 from controller.core.checkpoint import Origin
 from controller.core.cluster import Assignment
-from controller.core.errors import CheckpointGone
+from controller.core.errors import CannotSave, CheckpointGone
 from controller.core.job import JobState
 from controller.core.spikes import SpikePolicy
 from tests.controller.core.test_saving import publishes, saves, writes
@@ -166,6 +166,73 @@ def test_a_spike_waits_for_the_checkpoint_that_it_goes_back_to(ends: str) -> Non
     assert world.job().skipped == ((84, 104),)
 
 
+def test_a_later_checkpoint_that_fails_does_not_end_the_wait() -> None:
+    world = watched()
+    applies(world, range(17, 25))
+    applies(world, range(25, 26), loss=9.0)
+    first, second = world.hosts()
+    writes(world, first, 20)
+    writes(world, first, 24, error="disk full")
+    assert (world.noted(), world.job().state) == (["checkpoint.failed"], JobState.RUNNING)
+    writes(world, second, 24)
+    writes(world, second, 20)
+    publishes(world, 20)
+    assert world.outcome.entries[-1].data["to_step"] == 20
+
+
+@pytest.mark.parametrize("is_late", [True, False])
+@pytest.mark.parametrize("is_held", [True, False])
+def test_where_a_rewind_goes_does_not_depend_on_disks_and_other_jobs(
+    is_late: bool, is_held: bool
+) -> None:
+    """Two are kept, and none of them is eight steps old; an older one that another job holds is not
+    there for this one."""
+    policy = SpikePolicy(threshold=8, window=16, rewind_steps=8, skip_steps=9, max_rewinds=2)
+    world = watched(spikes=policy, checkpoint_keep=2)
+    if is_held:
+        held = dataclasses.replace(ORIGIN, job="job-1", step=12, generation=1)
+        world.submit("job-2", origin=held)
+    applies(world, range(17, 21))
+    saves(world, 20)
+    applies(world, range(21, 25))
+    if not is_late:
+        saves(world, 24)
+    applies(world, range(25, 26), loss=9.0)
+    assert world.outcome.entries[-1].data["to_step"] == 20
+
+
+def test_what_is_being_published_when_a_job_goes_back_is_deleted() -> None:
+    world = watched()
+    applies(world, range(17, 25))
+    for step in (20, 24):
+        for host in world.hosts():
+            writes(world, host, step)
+    applies(world, range(25, 26), loss=9.0)
+    publishes(world, 20)
+    assert world.outcome.entries[-1].data["to_step"] == 20
+    removed = [order.checkpoint for order in world.ordered(commands.RemoveCheckpoint)]
+    assert commands.CheckpointId(24, 1) in removed
+
+
+def test_evaluations_behind_a_spike_are_of_a_timeline_that_is_left() -> None:
+    world = watched(evaluate_every=1)
+    applies(world, range(17, 25))
+    applies(world, range(25, 26), loss=math.nan)
+    for step, loss in ((24, 2.0), (26, math.nan)):
+        for host in world.hosts():
+            part = evaluation.Part((loss,), num_tokens=4, num_bytes=4)
+            world.happens(events.Evaluated(host, world.assignment(), step, part))
+        assert world.noted() == (["job.evaluated"] if step == 24 else [])
+
+
+def test_a_job_that_goes_back_saves_nothing_on_request() -> None:
+    world = watched()
+    applies(world, range(17, 25))
+    applies(world, range(25, 26), loss=9.0)
+    with pytest.raises(CannotSave, match="is going back over a spike"):
+        world.happens(events.CheckpointRequested("job-1", "ada"))
+
+
 def test_checkpoints_behind_a_spike_are_of_a_timeline_that_is_left() -> None:
     world = watched()
     applies(world, range(17, 25))
@@ -282,6 +349,15 @@ def test_a_checkpoint_that_another_job_starts_from_is_kept_for_it() -> None:
     assert removed == [16, 20]
     with pytest.raises(CheckpointGone, match="job job-1 has deleted its checkpoint of step 16"):
         world.submit("job-3", origin=held)
+
+
+def test_a_job_that_goes_back_leaves_what_another_starts_from() -> None:
+    world = watched()
+    world.submit("job-2", origin=dataclasses.replace(ORIGIN, job="job-1", step=16, generation=1))
+    applies(world, range(17, 18), loss=9.0)
+    assert world.outcome.entries[-1].data["to_step"] == 12
+    assert world.ordered(commands.RemoveCheckpoint) == []
+    assert world.job().checkpoints.newest.step == 12  # type: ignore[union-attr]
 
 
 def test_damage_of_another_jobs_checkpoint_fails_the_job() -> None:

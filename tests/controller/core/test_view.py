@@ -8,6 +8,7 @@ import pytest
 
 from controller.core import events, view
 from controller.core.cluster import Traffic
+from controller.core.evaluation import Part
 from controller.core.job import Job
 from controller.core.sources import DataSource
 from tests.controller.core.test_saving import saves
@@ -251,6 +252,10 @@ def test_job_document_tells_what_is_planned_and_seen_of_every_source() -> None:
     assert [s["seen_tokens"] for s in _document(world)["data"]["sources"]] == [512, 512]
     world.apply(slow, [2], seen=(6, 2))
     assert [s["seen_tokens"] for s in _document(world)["data"]["sources"]] == [6 * 256, 512]
+    # Hosts that still count say nothing, and what is known stays.
+    world.apply(fast, [3])
+    world.apply(slow, [3])
+    assert [s["seen_tokens"] for s in _document(world)["data"]["sources"]] == [6 * 256, 512]
 
 
 def test_counts_of_other_sources_than_those_known_are_not_shown() -> None:
@@ -273,3 +278,17 @@ def test_documents_written_before_a_field_was_there_have_it_empty() -> None:
     assert {name: completed[name] for name in old} == old
     assert not any(completed[name] for name in later)
     assert view.completed(document) == document
+
+
+@pytest.mark.parametrize("loss", [2.0, math.nan])
+def test_job_document_tells_the_newest_evaluation_and_no_number_as_null(loss: float) -> None:
+    world = two_pods()
+    world.start(evaluate_every=1)
+    for host in world.hosts():
+        world.apply(host, [1])
+        part = Part((loss,), num_tokens=4, num_bytes=4)
+        world.happens(events.Evaluated(host, world.assignment(), 1, part))
+    found = _document(world)["evaluation"]
+    assert found["step"] == 1
+    expected = [2.0, pytest.approx(2.0 / math.log(2))] if math.isfinite(loss) else [None, None]
+    assert [found["loss"], found["bits_per_byte"]] == expected
