@@ -25,8 +25,8 @@ class SourceProgress:
     share: float
     """Of an epoch."""
     planned: int
-    """Sequences of it among all that the job is to train on. Exact for whole epochs; of the last
-    one, which may be cut short, its share."""
+    """Sequences of it among all that the job is to train on: exact for whole epochs, and of what is
+    left of a last one that is cut short its share."""
     seen: int | None
     """Sequences of it trained on so far; None before the first report."""
 
@@ -36,12 +36,15 @@ def progress(
 ) -> list[SourceProgress]:
     """`planned` is the number of all sequences, `seen` that of every source."""
     total = sum(source.epoch_sequences for source in sources)
-    return [
-        SourceProgress(
-            source,
-            source.epoch_sequences / total,
-            round(planned * source.epoch_sequences / total),
-            seen[index] if seen is not None and index < len(seen) else None,
-        )
-        for index, source in enumerate(sources)
-    ]
+    known = seen if seen is not None and len(seen) == len(sources) else None
+    seen_in_all = sum(known or ())
+    is_last_epoch = seen_in_all > planned // total * total
+    found = []
+    for index, source in enumerate(sources):
+        share = source.epoch_sequences / total
+        if known is not None and is_last_epoch:
+            expected = known[index] + round((planned - seen_in_all) * share)
+        else:
+            expected = round(planned * share)
+        found.append(SourceProgress(source, share, expected, known[index] if known else None))
+    return found

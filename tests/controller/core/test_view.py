@@ -10,7 +10,7 @@ from controller.core import events, view
 from controller.core.cluster import Traffic
 from controller.core.evaluation import Part
 from controller.core.job import Job
-from controller.core.sources import DataSource
+from controller.core.sources import DataSource, progress
 from tests.controller.core.test_saving import saves
 from tests.controller.core.world import World, attached, ref, two_pods
 
@@ -266,7 +266,16 @@ def test_counts_of_other_sources_than_those_known_are_not_shown() -> None:
         world.ready(host, sources=(DataSource("a", 1, 1, 1, 1), DataSource("b", 1, 1, 1, 1)))
     for host in world.hosts():
         world.apply(host, [1], seen=(4,))
-    assert [s["seen_tokens"] for s in _document(world)["data"]["sources"]] == [1024, None]
+    assert [s["seen_tokens"] for s in _document(world)["data"]["sources"]] == [None, None]
+
+
+def test_what_is_planned_of_a_last_epoch_follows_what_was_seen_of_it() -> None:
+    sources = (DataSource("books", 3, 800, 9, 9), DataSource("news", 2, 400, 3, 3))
+    shares = [(each.planned, each.seen) for each in progress(sources, 18, (9, 3))]
+    assert shares == [(14, 9), (4, 3)]  # an epoch, and the half of one
+    shares = [(each.planned, each.seen) for each in progress(sources, 18, (11, 5))]
+    assert shares == [(13, 11), (5, 5)]
+    assert [each.planned for each in progress(sources, 18, (12, 6))] == [12, 6]
 
 
 def test_documents_written_before_a_field_was_there_have_it_empty() -> None:
