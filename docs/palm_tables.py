@@ -45,8 +45,8 @@ TEXT = """\
 
 Made by `python docs/generate.py` from `model/planner.py`, `model/memory.py` and
 `model/pipeline.py`: arithmetic on a specification, without accelerators. Published figures are
-those of PaLM (arXiv 2204.02311). `landbridge plan examples/palm-540b.yaml` says the same, with a
-controller or without.
+those of PaLM (arXiv 2204.02311). `landbridge plan examples/palm-540b.yaml` says the same
+of FLOPs and speed, with a controller or without; its memory is lower, with slots of 256 sequences for 1,024.
 
 ## FLOPs per token, {length} tokens a sequence
 {flops}
@@ -62,7 +62,8 @@ exposed. The days are of the last batch size all along, without an interruption.
 {memory}
 
 Every pod sums its share of the batch in one slot. Meshes of 8B and 62B are ours. Activations are an
-estimate, held within a fifth of the compiler's plan for palm-tiny by a test.
+estimate, held within a fifth of the compiler's plan for palm-tiny by a test. For 540B in
+float32 the TPU compiler needs a third of it ([palm_compile.md](palm_compile.md)).
 
 ## Instead of a pipeline
 {pipeline}
