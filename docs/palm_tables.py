@@ -46,7 +46,8 @@ TEXT = """\
 Made by `python docs/generate.py` from `model/planner.py`, `model/memory.py` and
 `model/pipeline.py`: arithmetic on a specification, without accelerators. Published figures are
 those of PaLM (arXiv 2204.02311). `landbridge plan examples/palm-540b.yaml` says the same
-of FLOPs and speed, with a controller or without; its memory is lower, with slots of 256 sequences for 1,024.
+of FLOPs and speed, with a controller or without; its memory is lower, with slots of 256 sequences
+for 1,024.
 
 ## FLOPs per token, {length} tokens a sequence
 {flops}
