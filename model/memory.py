@@ -22,6 +22,12 @@ from model.shapes import STACKED_PREFIX, ParameterInfo, parameter_shapes
 
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
 
+LESS_MEMORY = (
+    "more devices a pod (placement.mesh), a smaller train.microbatch, or more recomputation "
+    "(model.remat: full)"
+)
+"""What to do when a device cannot hold a job."""
+
 OPTIMIZER_MOMENTS = 2
 """Both optimizers keep two float32 moments for every parameter."""
 

@@ -10,6 +10,7 @@ from controller.api.spec import Spec
 from controller.api.validation import pod_range
 from controller.core.cluster import Pod, PodState
 from model.accelerators import ACCELERATORS
+from model.memory import LESS_MEMORY
 from model.planner import Plan
 
 _FITS_SHARE = 0.92
@@ -20,6 +21,23 @@ _EXPOSED_SHARE = 0.1
 """Of a step that may go by on the link before the plan warns."""
 
 Warned = dict[str, str]
+
+
+def of_pods(spec: Spec, pods: Sequence[Pod]) -> list[Warned]:
+    """Whether those there are can hold the job."""
+    if spec.assume is not None and spec.assume.device is not None:
+        return []
+    mesh = spec.placement.mesh
+    devices, (fewest, _) = mesh.data * mesh.model, pod_range(spec.placement)
+    coming = [p for p in pods if p.state is not PodState.LOST]
+    fitting = [p for p in coming if p.state is PodState.FORMING or p.num_devices == devices]
+    if len(fitting) >= fewest:
+        return []
+    there_are = ", ".join(f"{pod.name} of {pod.num_devices}" for pod in coming) or "none"
+    needs = f"{_count(fewest, 'pod')} of {_count(devices, 'device')}"
+    message = f"needs {needs}; there are: {there_are}"
+    hint = "the job would wait; change placement.mesh or placement.pods"
+    return [_warning("DoesNotFit", message, hint)]
 
 
 def of_plan(plan: Plan, device_memory_bytes: int | None) -> list[Warned]:
@@ -40,33 +58,12 @@ def _assumed_device(spec: Spec) -> list[Warned]:
     return [_warning("UnknownDevice", message, f"one of: {', '.join(ACCELERATORS)}")]
 
 
-def of_pods(spec: Spec, pods: Sequence[Pod]) -> list[Warned]:
-    """Whether those there are can hold the job."""
-    if spec.assume is not None and spec.assume.device is not None:
-        return []
-    mesh = spec.placement.mesh
-    devices, (fewest, _) = mesh.data * mesh.model, pod_range(spec.placement)
-    coming = [p for p in pods if p.state is not PodState.LOST]
-    fitting = [p for p in coming if p.state is PodState.FORMING or p.num_devices == devices]
-    if len(fitting) >= fewest:
-        return []
-    there_are = ", ".join(f"{pod.name} of {pod.num_devices}" for pod in coming) or "none"
-    needs = f"{_count(fewest, 'pod')} of {_count(devices, 'device')}"
-    message = f"needs {needs}; there are: {there_are}"
-    hint = "the job would wait; change placement.mesh or placement.pods"
-    return [_warning("DoesNotFit", message, hint)]
-
-
 def _memory(plan: Plan, memory: int | None) -> list[Warned]:
     need = plan.bytes_per_device.total
     if memory is None or need <= _FITS_SHARE * memory:
         return []
     message = f"needs {_gib(need)} a device of {_gib(memory)}, {_share(need / memory)} of it"
-    hint = (
-        "more devices a pod (placement.mesh), a smaller train.microbatch, or more recomputation "
-        "(model.remat: full)"
-    )
-    return [_warning("OutOfMemory", message, hint)]
+    return [_warning("OutOfMemory", message, LESS_MEMORY)]
 
 
 def _link(plan: Plan) -> list[Warned]:

@@ -130,19 +130,16 @@ def _origin(spec: Spec, context: ApiContext) -> Origin | None:
             detail = detail if saved else f"job {wanted.job} has no checkpoints"
             hint = f"one of {', '.join(map(str, steps))}" if saved else "name a job that has some"
         pointer = f"/checkpoint/resume_from/{field}"
-        problem = SpecProblem(pointer, "no-such-checkpoint", detail, hint)
-        raise ApiProblem(422, "invalid-spec", detail, errors=[problem])
+        raise _refused(SpecProblem(pointer, "no-such-checkpoint", detail, hint))
     chosen, goes_on = found[-1], wanted.data == "continue"
     if spec.train.steps <= chosen.step:
         detail = f"{spec.train.steps} steps are none after the checkpoint of step {chosen.step}"
         hint = f"steps are counted from the beginning of job {job.id}: more than {chosen.step}"
-        problem = SpecProblem("/train/steps", "too-few", detail, hint)
-        raise ApiProblem(422, "invalid-spec", detail, errors=[problem])
+        raise _refused(SpecProblem("/train/steps", "too-few", detail, hint))
     if goes_on and spec.train.seed != job.spec.seed:
         detail = f"job {job.id} took its data in the order of seed {job.spec.seed}"
         hint = f"seed: {job.spec.seed}, or checkpoint.resume_from.data: anew"
-        problem = SpecProblem("/train/seed", "other-order", detail, hint)
-        raise ApiProblem(422, "invalid-spec", detail, errors=[problem])
+        raise _refused(SpecProblem("/train/seed", "other-order", detail, hint))
     return Origin(
         job=job.id,
         directory=job.spec.checkpoint_directory,
@@ -162,5 +159,8 @@ def _decoded(body: bytes) -> str:
         return body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         detail = f"byte {error.start} is not UTF-8: {error.reason}"
-        problem = SpecProblem("", "syntax", detail, "send UTF-8")
-        raise ApiProblem(422, "invalid-spec", detail, errors=[problem]) from error
+        raise _refused(SpecProblem("", "syntax", detail, "send UTF-8")) from error
+
+
+def _refused(problem: SpecProblem) -> ApiProblem:
+    return ApiProblem(422, "invalid-spec", problem.detail, errors=[problem])

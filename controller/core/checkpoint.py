@@ -35,6 +35,10 @@ class Saved:
     evaluation_loss: float | None = None
     """On held-out text, when that was evaluated after this step."""
 
+    @property
+    def id(self) -> CheckpointId:
+        return CheckpointId(self.step, self.generation)
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Origin:
@@ -54,6 +58,10 @@ class Origin:
     """Trained on when it was saved."""
     data_digest: str | None = None
     """Of the data that is gone on with; None where it is begun."""
+
+    @property
+    def id(self) -> CheckpointId:
+        return CheckpointId(self.step, self.generation)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -145,9 +153,9 @@ class Checkpoints:
         far = [s for s in older if s <= step - distance]
         return far[-1] if far else older[0] if older else None
 
-    def has(self, step: int, generation: int) -> bool:
+    def has(self, which: CheckpointId) -> bool:
         """Whether this one is published and kept."""
-        return any((s.step, s.generation) == (step, generation) for s in self.saved)
+        return any(saved.id == which for saved in self.saved)
 
     def at(self, step: int | None) -> Saved | None:
         """The published one of a step."""
@@ -176,5 +184,5 @@ def superfluous(
         for saved in checkpoints.saved[: max(0, len(checkpoints.saved) - keep)]
         if not (keep_every and saved.step % keep_every == 0)
         and not (keep_best and saved is best)
-        and CheckpointId(saved.step, saved.generation) not in wanted
+        and saved.id not in wanted
     ]

@@ -10,6 +10,8 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
+from controller.core.step import finite
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Part:
@@ -31,6 +33,10 @@ class Evaluation:
     """Nats per token."""
     bits_per_byte: float | None
     """Does not depend on the tokenizer; None when the text has no bytes."""
+
+    def document(self) -> dict[str, float | None]:
+        """For entries and job documents."""
+        return {name: finite(value) for name, value in dataclasses.asdict(self).items()}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

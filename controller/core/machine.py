@@ -45,7 +45,7 @@ def _job_submitted(turn: Turn, event: events.JobSubmitted, _policy: LivenessPoli
     reason = Reason("PendingEvaluation", "submitted")
     origin = event.spec.origin
     source = turn.jobs.get(origin.job) if origin else None
-    if origin and source and not source.checkpoints.has(origin.step, origin.generation):
+    if origin and source and not source.checkpoints.has(origin.id):
         raise errors.CheckpointGone(origin.job, origin.step)
     job = Job(
         event.job_id,

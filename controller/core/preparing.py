@@ -6,7 +6,7 @@ import dataclasses
 
 from controller.core import commands, events, membership, saving, step
 from controller.core.cluster import Assignment
-from controller.core.commands import CheckpointId, CheckpointPlace, DataStart, SlotPhase
+from controller.core.commands import CheckpointPlace, DataStart, SlotPhase
 from controller.core.job import Job, JobState, Move, Reason
 from controller.core.liveness import LivenessPolicy
 from controller.core.program import slot_ranges
@@ -166,9 +166,8 @@ def _place(job: Job) -> CheckpointPlace | None:
     """What a generation starts from; None is the seed."""
     newest, origin = job.checkpoints.newest, job.spec.origin
     if newest is not None:
-        mine = CheckpointId(newest.step, newest.generation)
-        return CheckpointPlace(job.id, job.spec.checkpoint_directory, mine, newest.state_sha256)
+        directory = job.spec.checkpoint_directory
+        return CheckpointPlace(job.id, directory, newest.id, newest.state_sha256)
     if origin is not None:
-        theirs = CheckpointId(origin.step, origin.generation)
-        return CheckpointPlace(origin.job, origin.directory, theirs, origin.state_sha256)
+        return CheckpointPlace(origin.job, origin.directory, origin.id, origin.state_sha256)
     return None

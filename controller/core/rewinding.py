@@ -100,9 +100,11 @@ def _rewind(turn: Turn, job: Job, spike: Spike, target: Saved | None) -> None:
         "generation": job.generation,
     }
     turn.put_job(job, Entry("spike.rewound", message, job.id, data=data))
-    for abandoned in (*map(saving.checkpoint_id, gone), *publishing):
-        if abandoned not in saving.wanted(turn, job):
-            saving.order_removal(turn, job, old, abandoned)
+    abandoned = [*(saved.id for saved in gone), *publishing]
+    wanted = saving.wanted(turn, job)
+    for which in abandoned:
+        if which not in wanted:
+            saving.order_removal(turn, job, old, which)
     for host in stopped:
         turn.order(commands.StopHost(host.ref, old, message))
     new = Assignment(job.id, job.generation)

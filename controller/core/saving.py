@@ -96,7 +96,7 @@ def checkpoint_published(
     mark = job.checkpoints.marks.get(event.step)
     if not parts or mark is None:
         # Overtaken by a later one, or behind a spike that is about to be met.
-        if not event.error and not job.checkpoints.has(this.step, this.generation):
+        if not event.error and not job.checkpoints.has(this):
             order_removal(turn, job, event.assignment, this)
         return
     if event.error:
@@ -123,7 +123,7 @@ def checkpoint_published(
         wanted(turn, job),
     )
     for old in gone:
-        order_removal(turn, job, event.assignment, checkpoint_id(old))
+        order_removal(turn, job, event.assignment, old.id)
     job = dataclasses.replace(job, checkpoints=checkpoints.discarded(gone))
     message = f"step {saved.step} is on disk, {saved.num_bytes} bytes"
     turn.put_job(job, Entry("checkpoint.published", message, job.id, data={"step": saved.step}))
@@ -139,17 +139,13 @@ def order_removal(turn: Turn, job: Job, assignment: Assignment, which: Checkpoin
 def wanted(turn: Turn, job: Job) -> set[CheckpointId]:
     """Its checkpoints that other jobs start from."""
     origins = (other.spec.origin for other in turn.jobs.values())
-    return {CheckpointId(o.step, o.generation) for o in origins if o and o.job == job.id}
+    return {origin.id for origin in origins if origin and origin.job == job.id}
 
 
 def publishing(job: Job) -> list[int]:
     """Steps whose parts are all written, and whose publication was ordered."""
     parts = job.checkpoints
     return [step for step in parts.under_way if checkpoint.complete(parts, step, job.gang)]
-
-
-def checkpoint_id(saved: Saved) -> CheckpointId:
-    return CheckpointId(saved.step, saved.generation)
 
 
 def restore_failed(turn: Turn, event: events.RestoreFailed, _policy: LivenessPolicy) -> None:

@@ -53,9 +53,8 @@ def evaluated(turn: Turn, event: events.Evaluated, _policy: LivenessPolicy) -> N
     if event.step in evaluations.complete and event.step not in known.complete:
         found = evaluations.complete[event.step]
         bits = f", {found.bits_per_byte:.4f} bits per byte" if found.bits_per_byte else ""
-        data = {name: step.finite(value) for name, value in dataclasses.asdict(found).items()}
         message = f"held-out loss after step {found.step}: {found.loss:.4f}{bits}"
-        turn.put_job(job, Entry("job.evaluated", message, job.id, data=data))
+        turn.put_job(job, Entry("job.evaluated", message, job.id, data=found.document()))
         saving.finish(turn, job)
 
 

@@ -198,9 +198,7 @@ def _data(job: Job) -> Document | None:
 
 def _evaluation(job: Job) -> Document | None:
     newest = job.evaluations.newest
-    if newest is None:
-        return None
-    return {name: finite(value) for name, value in dataclasses.asdict(newest).items()}
+    return newest.document() if newest else None
 
 
 def _checkpoint_document(saved: Saved) -> Document:

@@ -19,6 +19,7 @@ import typer
 from landbridge.cli.plan_table import gib
 from landbridge.errors import LandbridgeError, NotInstalled
 from model.accelerators import ACCELERATORS
+from model.memory import LESS_MEMORY
 
 Document = dict[str, Any]
 
@@ -114,11 +115,7 @@ def warnings_of_compiler(plan: Document, held: Document) -> list[Document]:
     if memory is None or need <= memory:
         return others
     message = f"by the compiler's figures {gib(need)} a device of {gib(memory)} are needed"
-    hint = (
-        "more devices a pod (placement.mesh), a smaller train.microbatch, or more recomputation "
-        "(model.remat: full)"
-    )
-    return [*others, {"code": "OutOfMemory", "message": message, "hint": hint}]
+    return [*others, {"code": "OutOfMemory", "message": message, "hint": LESS_MEMORY}]
 
 
 def _shapes_of_hosts(num_devices: int) -> list[tuple[int, int, int]]:

@@ -21,7 +21,10 @@ Document = dict[str, Any]
 
 def sources(path: pathlib.Path) -> list[Document]:
     """The entries of data.sources, every default written out. Raises as `_read` does."""
-    return _normalised(_read(path, refuse_unavailable=True))["data"]["sources"]
+    spec = _read(path, refuse_unavailable=True)
+    from controller.api.conversion import normalise
+
+    return normalise(spec)["data"]["sources"]
 
 
 def plan(path: pathlib.Path) -> Document:
@@ -64,9 +67,3 @@ def _read(path: pathlib.Path, *, refuse_unavailable: bool) -> Spec:
         ) from problem
     except (OSError, UnicodeDecodeError) as error:
         raise typer.BadParameter(f"{path} cannot be read as UTF-8: {error}") from error
-
-
-def _normalised(spec: Spec) -> Document:
-    from controller.api.conversion import normalise
-
-    return normalise(spec)
