@@ -14,6 +14,13 @@ class PeakSource(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PEAK_SOURCE_TABLE: _ClassVar[PeakSource]
     PEAK_SOURCE_CALIBRATED: _ClassVar[PeakSource]
 
+class ExchangeDtype(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    EXCHANGE_DTYPE_UNSPECIFIED: _ClassVar[ExchangeDtype]
+    EXCHANGE_DTYPE_FLOAT32: _ClassVar[ExchangeDtype]
+    EXCHANGE_DTYPE_BFLOAT16: _ClassVar[ExchangeDtype]
+    EXCHANGE_DTYPE_INT8: _ClassVar[ExchangeDtype]
+
 class Phase(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     PHASE_UNSPECIFIED: _ClassVar[Phase]
@@ -26,6 +33,10 @@ PEAK_SOURCE_UNSPECIFIED: PeakSource
 PEAK_SOURCE_UNKNOWN: PeakSource
 PEAK_SOURCE_TABLE: PeakSource
 PEAK_SOURCE_CALIBRATED: PeakSource
+EXCHANGE_DTYPE_UNSPECIFIED: ExchangeDtype
+EXCHANGE_DTYPE_FLOAT32: ExchangeDtype
+EXCHANGE_DTYPE_BFLOAT16: ExchangeDtype
+EXCHANGE_DTYPE_INT8: ExchangeDtype
 PHASE_UNSPECIFIED: Phase
 PHASE_FETCH: Phase
 PHASE_DATA: Phase
@@ -144,7 +155,7 @@ class AssemblePod(_message.Message):
     def __init__(self, coordinator_address: _Optional[str] = ..., lead_link_address: _Optional[str] = ..., heartbeat_interval_seconds: _Optional[float] = ...) -> None: ...
 
 class PrepareJob(_message.Message):
-    __slots__ = ("job", "generation", "bundle_digest", "members", "member_index", "phases", "seed", "data_json", "digest_every_steps", "target_steps", "checkpoint_every_steps", "checkpoint_directory", "restore", "skipped", "evaluate_every_steps", "data_start")
+    __slots__ = ("job", "generation", "bundle_digest", "members", "member_index", "phases", "seed", "data_json", "digest_every_steps", "target_steps", "checkpoint_every_steps", "checkpoint_directory", "restore", "skipped", "evaluate_every_steps", "data_start", "exchange")
     JOB_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -161,6 +172,7 @@ class PrepareJob(_message.Message):
     SKIPPED_FIELD_NUMBER: _ClassVar[int]
     EVALUATE_EVERY_STEPS_FIELD_NUMBER: _ClassVar[int]
     DATA_START_FIELD_NUMBER: _ClassVar[int]
+    EXCHANGE_FIELD_NUMBER: _ClassVar[int]
     job: str
     generation: int
     bundle_digest: str
@@ -177,7 +189,22 @@ class PrepareJob(_message.Message):
     skipped: _containers.RepeatedCompositeFieldContainer[PositionRange]
     evaluate_every_steps: int
     data_start: DataStart
-    def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ..., bundle_digest: _Optional[str] = ..., members: _Optional[_Iterable[_Union[GangMember, _Mapping]]] = ..., member_index: _Optional[int] = ..., phases: _Optional[_Iterable[_Union[BatchPhase, _Mapping]]] = ..., seed: _Optional[int] = ..., data_json: _Optional[str] = ..., digest_every_steps: _Optional[int] = ..., target_steps: _Optional[int] = ..., checkpoint_every_steps: _Optional[int] = ..., checkpoint_directory: _Optional[str] = ..., restore: _Optional[_Union[CheckpointPlace, _Mapping]] = ..., skipped: _Optional[_Iterable[_Union[PositionRange, _Mapping]]] = ..., evaluate_every_steps: _Optional[int] = ..., data_start: _Optional[_Union[DataStart, _Mapping]] = ...) -> None: ...
+    exchange: Exchange
+    def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ..., bundle_digest: _Optional[str] = ..., members: _Optional[_Iterable[_Union[GangMember, _Mapping]]] = ..., member_index: _Optional[int] = ..., phases: _Optional[_Iterable[_Union[BatchPhase, _Mapping]]] = ..., seed: _Optional[int] = ..., data_json: _Optional[str] = ..., digest_every_steps: _Optional[int] = ..., target_steps: _Optional[int] = ..., checkpoint_every_steps: _Optional[int] = ..., checkpoint_directory: _Optional[str] = ..., restore: _Optional[_Union[CheckpointPlace, _Mapping]] = ..., skipped: _Optional[_Iterable[_Union[PositionRange, _Mapping]]] = ..., evaluate_every_steps: _Optional[int] = ..., data_start: _Optional[_Union[DataStart, _Mapping]] = ..., exchange: _Optional[_Union[Exchange, _Mapping]] = ...) -> None: ...
+
+class Exchange(_message.Message):
+    __slots__ = ("dtype", "stochastic_rounding", "error_feedback", "overlap", "reproducible")
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    STOCHASTIC_ROUNDING_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FEEDBACK_FIELD_NUMBER: _ClassVar[int]
+    OVERLAP_FIELD_NUMBER: _ClassVar[int]
+    REPRODUCIBLE_FIELD_NUMBER: _ClassVar[int]
+    dtype: ExchangeDtype
+    stochastic_rounding: bool
+    error_feedback: bool
+    overlap: bool
+    reproducible: bool
+    def __init__(self, dtype: _Optional[_Union[ExchangeDtype, str]] = ..., stochastic_rounding: _Optional[bool] = ..., error_feedback: _Optional[bool] = ..., overlap: _Optional[bool] = ..., reproducible: _Optional[bool] = ...) -> None: ...
 
 class GangMember(_message.Message):
     __slots__ = ("pod", "link_addresses")

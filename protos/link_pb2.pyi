@@ -5,7 +5,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Chunk(_message.Message):
-    __slots__ = ("job", "generation", "step", "segment", "member_index", "offset_bytes", "total_bytes", "crc32", "data")
+    __slots__ = ("job", "generation", "step", "segment", "member_index", "offset_bytes", "total_bytes", "crc32", "data", "round")
     JOB_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
@@ -15,6 +15,7 @@ class Chunk(_message.Message):
     TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
     CRC32_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
     job: str
     generation: int
     step: int
@@ -24,7 +25,8 @@ class Chunk(_message.Message):
     total_bytes: int
     crc32: int
     data: bytes
-    def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ..., step: _Optional[int] = ..., segment: _Optional[int] = ..., member_index: _Optional[int] = ..., offset_bytes: _Optional[int] = ..., total_bytes: _Optional[int] = ..., crc32: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+    round: int
+    def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ..., step: _Optional[int] = ..., segment: _Optional[int] = ..., member_index: _Optional[int] = ..., offset_bytes: _Optional[int] = ..., total_bytes: _Optional[int] = ..., crc32: _Optional[int] = ..., data: _Optional[bytes] = ..., round: _Optional[int] = ...) -> None: ...
 
 class SendSummary(_message.Message):
     __slots__ = ("accepted_bytes",)

@@ -18,6 +18,7 @@ from workers.orders import (
     CheckpointPublished,
     CheckpointWritten,
     Evaluated,
+    ExchangeRule,
     Faulted,
     Inventory,
     JobOrder,
@@ -29,7 +30,7 @@ from workers.orders import (
     RestoreFailed,
 )
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 _PEAK_SOURCES = {
     "unknown": pb.PEAK_SOURCE_UNKNOWN,
@@ -43,6 +44,13 @@ _PHASES = {
     Phase.COMPILE: pb.PHASE_COMPILE,
     Phase.COMPUTE: pb.PHASE_COMPUTE,
     Phase.EXCHANGE: pb.PHASE_EXCHANGE,
+}
+
+
+_DTYPES = {
+    pb.EXCHANGE_DTYPE_FLOAT32: "float32",
+    pb.EXCHANGE_DTYPE_BFLOAT16: "bfloat16",
+    pb.EXCHANGE_DTYPE_INT8: "int8",
 }
 
 
@@ -69,8 +77,19 @@ def decode_order(message: pb.PrepareJob, host_index: int, checkpoints: pathlib.P
         checkpoint_directory=directory_of(message.checkpoint_directory, checkpoints),
         skipped=ranges_of(message.skipped),
         evaluate_every=message.evaluate_every_steps,
+        exchange=_exchange_rule(message.exchange),
         data_start=(message.data_start.after_step, message.data_start.position),
         restore=(_place(message.restore, checkpoints) if message.HasField("restore") else None),
+    )
+
+
+def _exchange_rule(message: pb.Exchange) -> ExchangeRule:
+    return ExchangeRule(
+        dtype=_DTYPES[message.dtype],
+        stochastic_rounding=message.stochastic_rounding,
+        error_feedback=message.error_feedback,
+        overlap=message.overlap,
+        reproducible=message.reproducible,
     )
 
 

@@ -183,11 +183,12 @@ class Executor:
         if run.saver is not None:
             # A job that is stopped must let go within seconds, whatever the disk does.
             run.saver.close(wait=run.applied >= run.target_steps)
+        assignment = run.order.assignment
+        # Before the training is closed: what it still waits to receive is given up.
+        self._exchange.leave(assignment.job, assignment.generation)
         if run.training is not None:
             run.training.close()
         run.training = None
-        assignment = run.order.assignment
-        self._exchange.leave(assignment.job, assignment.generation)
         self._agreement.forget(assignment.job, assignment.generation)
         with self._said:
             del self._controls[assignment]

@@ -61,6 +61,22 @@ class CheckpointPlace:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class ExchangeRule:
+    """How gradients cross the link."""
+
+    dtype: str = "float32"
+    """float32, bfloat16 or int8; sums are float32 whatever it is."""
+    stochastic_rounding: bool = False
+    """Of int8; else to the nearest."""
+    error_feedback: bool = True
+    """Whether what encoding lost is added to the next step's gradient."""
+    overlap: bool = True
+    """Whether a segment travels while the next is computed."""
+    reproducible: bool = True
+    """Whether the sum has the same bits on any number of pods; float32 only."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class JobOrder:
     """Everything about what to run; grants say how far."""
 
@@ -84,6 +100,7 @@ class JobOrder:
     """Positions [first, end) of the data that are passed over, ascending and disjoint."""
     evaluate_every: int = 0
     """Steps between evaluations, one more after the last step; 0 makes none."""
+    exchange: ExchangeRule = ExchangeRule()
     data_start: tuple[int, int] = (0, 0)
     """(step, position): the job's first step is the one after `step`, and begins there."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -19,6 +19,8 @@ import numpy as np
 from workers.program import Buffer
 
 Index = tuple[tuple[int, int], ...]
+
+_Run = tuple[np.dtype[Any], int]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -30,6 +32,30 @@ class _Shard:
     num_bytes: int
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Part:
+    """Bytes [start, stop) of a payload, cut between elements."""
+
+    start: int
+    stop: int
+    runs: tuple[tuple[np.dtype[Any], int], ...]
+    """(dtype, bytes) of stretches of one dtype, in order; together all of it."""
+
+    @property
+    def num_bytes(self) -> int:
+        return self.stop - self.start
+
+    def of(self, views: Sequence[memoryview]) -> list[memoryview]:
+        """This part of the concatenation of views, without a copy."""
+        pieces, at = [], 0
+        for view in views:
+            first, last = max(self.start - at, 0), min(self.stop - at, len(view))
+            if first < last:
+                pieces.append(view[first:last])
+            at += len(view)
+        return pieces
+
+
 class Payload:
     """The layout of one contribution: local shards of a list of buffers, one after the other."""
 
@@ -37,6 +63,27 @@ class Payload:
         self._buffers = buffers
         self._shards = [_local_shards(buffer) for buffer in buffers]
         self.num_bytes = sum(shard.num_bytes for shards in self._shards for shard in shards)
+
+    def parts(self, count: int) -> list[Part]:
+        """As many parts of nearly the same size, together the whole."""
+        runs = self._runs()
+        cuts = [0, *(_cut(runs, self.num_bytes * i // count) for i in range(1, count))]
+        stops = [*cuts[1:], self.num_bytes]
+        return [
+            Part(start, stop, tuple(_within(runs, start, stop)))
+            for start, stop in zip(cuts, stops, strict=True)
+        ]
+
+    def _runs(self) -> list[_Run]:
+        """The dtypes of the payload, neighbours of one dtype as one."""
+        runs: list[_Run] = []
+        for buffer, shards in zip(self._buffers, self._shards, strict=True):
+            num_bytes = sum(shard.num_bytes for shard in shards)
+            if runs and runs[-1][0] == buffer.dtype:
+                num_bytes += runs.pop()[1]
+            if num_bytes:
+                runs.append((buffer.dtype, num_bytes))
+        return runs
 
     def views(self, arrays: Sequence[jax.Array], repeats: int) -> list[memoryview]:
         """The bytes of arrays that match the buffers `repeats` times over; they must be computed.
@@ -65,6 +112,25 @@ class Payload:
                 jax.make_array_from_single_device_arrays(buffer.shape, buffer.sharding, pieces)
             )
         return arrays
+
+
+def _cut(runs: Sequence[_Run], position: int) -> int:
+    """The last end of an element at or before a position."""
+    at = 0
+    for dtype, num_bytes in runs:
+        if position < at + num_bytes:
+            return position - (position - at) % dtype.itemsize
+        at += num_bytes
+    return at
+
+
+def _within(runs: Sequence[_Run], start: int, stop: int) -> Iterator[_Run]:
+    at = 0
+    for dtype, num_bytes in runs:
+        inside = min(stop, at + num_bytes) - max(start, at)
+        if inside > 0:
+            yield dtype, inside
+        at += num_bytes
 
 
 def _local_shards(buffer: Buffer) -> list[_Shard]:

@@ -49,7 +49,7 @@ def prepare(
     order = run.order
     run.phase = Phase.FETCH
     manifest, parts = read_bundle(run.bundle, order.bundle_digest)
-    exchange.join(_membership(order, manifest["groups"]))
+    exchange.join(_membership(order, manifest))
     earlier = run.program if run.program and run.program.manifest == manifest else None
     with concurrent.futures.ThreadPoolExecutor(1, "open-data") as opener:
         batch = manifest["groups"].get("batch")
@@ -97,7 +97,7 @@ def prepare(
     )
 
 
-def _membership(order: JobOrder, groups: Mapping[str, Any]) -> Membership:
+def _membership(order: JobOrder, manifest: Mapping[str, Any]) -> Membership:
     peers = {i: m for i, m in enumerate(order.members) if i != order.member_index}
     return Membership(
         order.assignment.job,
@@ -105,19 +105,25 @@ def _membership(order: JobOrder, groups: Mapping[str, Any]) -> Membership:
         order.member_index,
         {i: m.link_address for i, m in peers.items()},
         {i: m.pod for i, m in peers.items()},
-        _largest_contribution(order, groups),
+        _largest_contribution(order, manifest),
     )
 
 
-def _largest_contribution(order: JobOrder, groups: Mapping[str, Any]) -> int:
-    """Bytes that no member's part of a step exceeds.
+def _largest_contribution(order: JobOrder, manifest: Mapping[str, Any]) -> int:
+    """Bytes that no member's part of a step exceeds: its sums, and a total that it sends on where
+    there are more than two.
 
     Whole arrays are counted: how they are cut over the hosts of a pod is known only once the
     program is compiled, and a host's shards are never more than the whole.
     """
-    sums = [*groups.get("grads", ()), *groups.get("metrics", ())]
-    once = sum(math.prod(entry["shape"]) * np.dtype(entry["dtype"]).itemsize for entry in sums)
-    return once * max(len(nodes) for phase in order.phases for nodes in subtrees(phase))
+    once = sum(
+        math.prod(entry["shape"]) * np.dtype(entry["dtype"]).itemsize
+        for segment in manifest["segments"]
+        for name in segment["groups"]
+        for entry in manifest["groups"][name]
+    )
+    num_sums = max(len(nodes) for phase in order.phases for nodes in subtrees(phase))
+    return once * (num_sums + (len(order.members) > 2))
 
 
 def _restored(place: CheckpointPlace, program: Program) -> Restored:

@@ -3,7 +3,8 @@ manifest.
 
 A bundle is a zip of manifest.json and one serialized jax.export program per component. Components
 take and return groups of arrays in the order the manifest gives; here they become compiled
-functions over lists of groups.
+functions over lists of groups. The gradient of a slot is a chain of calls of components, and
+becomes complete segment by segment.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import numpy as np
 from jax import export
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-FORMAT = "landbridge.bundle/1"
+FORMAT = "landbridge.bundle/2"
 
 Group = Sequence[jax.Array]
 
@@ -75,6 +76,24 @@ class Component:
         }
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Call:
+    """A run of a component on named groups; `values` are those that are numbers of the manifest."""
+
+    component: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    values: Mapping[str, int]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Segment:
+    """Groups of gradients that are complete together, and the component that adds two of them."""
+
+    groups: tuple[str, ...]
+    accumulate: str
+
+
 class Program:
     """The components of a bundle, compiled for a mesh of this pod's devices."""
 
@@ -87,6 +106,12 @@ class Program:
         self.manifest = manifest
         self.components = components
         self.groups = groups
+        self.slot = [_call(entry) for entry in manifest["slot"]]
+        """What computes the gradient of one slot, in order."""
+        self.segments = [
+            Segment(tuple(entry["groups"]), entry["accumulate"]) for entry in manifest["segments"]
+        ]
+        """In the order in which they become complete."""
         self.record_fields: list[str] = manifest["groups"]["record"][0]["fields"]
 
     @property
@@ -104,7 +129,11 @@ class Program:
 
     @property
     def has_gradients(self) -> bool:
-        return "forward_backward" in self.components
+        return bool(self.segments)
+
+    def buffers(self, names: Sequence[str]) -> list[Buffer]:
+        """Those of several groups, in order."""
+        return [buffer for name in names for buffer in self.groups[name]]
 
 
 def read_bundle(data: bytes, digest: str) -> tuple[dict[str, Any], dict[str, bytes]]:
@@ -178,6 +207,11 @@ def _buffer(entry: Mapping[str, Any], mesh: Mesh) -> Buffer:
         jax.numpy.dtype(entry["dtype"]),
         NamedSharding(mesh, spec),
     )
+
+
+def _call(entry: Mapping[str, Any]) -> Call:
+    values = {name: int(value) for name, value in entry["values"].items()}
+    return Call(entry["component"], tuple(entry["inputs"]), tuple(entry["outputs"]), values)
 
 
 def _platform_of(name: str) -> str:

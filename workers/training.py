@@ -2,8 +2,9 @@
 
 A step is a transaction: nothing of the state is donated before apply_update, which starts only when
 every contribution is there and all hosts of the pod have agreed; whatever fails earlier leaves the
-state of the step before intact. Gradients are summed over the fixed slot tree by the program's own
-accumulate, wherever a partial sum was made, so the number of pods does not change the bits.
+state of the step before intact. Gradients are summed over the fixed slot tree, segment by segment,
+by additions whose bits do not depend on where they are made; so neither the number of pods nor what
+overlaps changes the bits.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ import numpy as np
 
 from workers.exchange.agreement import PodAgreement
 from workers.exchange.base import ExchangeAborted, GradientExchange, StepKey
-from workers.exchange.tree import Node, maximal_subtrees, reduce_tree
+from workers.exchange.tree import Node, SlotFold, maximal_subtrees
 from workers.orders import BatchPhase, JobOrder, StepRecord
 from workers.payload import Payload
-from workers.program import Group, Program
-
-Sums = dict[Node, list[Group]]
-"""[gradients, metrics] summed over nodes of the slot tree."""
+from workers.program import Group, Program, Segment
+from workers.reduction.base import Gang, Gradients, SegmentLayout, Sums, flat
+from workers.reduction.direct import DirectReduction
+from workers.reduction.scattered import ScatteredReduction
+from workers.slot_gradient import SlotGradient
 
 
 class BatchSource(Protocol):
@@ -42,6 +44,7 @@ class Spent:
     """What one step cost besides computing."""
 
     exchange_seconds: float = 0.0
+    exposed_seconds: float = 0.0
     data_wait_seconds: float = 0.0
     pause_seconds: float = 0.0
     """Between the step before and this one."""
@@ -71,8 +74,7 @@ class StepInFlight:
             values=np.asarray(self.record).tolist(),
             seconds=self.seconds,
             exchange_seconds=spent.exchange_seconds,
-            # Nothing computes while the whole gradient is under way, so all of it is exposed.
-            exposed_seconds=spent.exchange_seconds,
+            exposed_seconds=spent.exposed_seconds,
             data_wait_seconds=spent.data_wait_seconds,
             pause_seconds=spent.pause_seconds,
             link_bytes=spent.link_bytes,
@@ -111,9 +113,18 @@ class Training:
         self._exchange = exchange
         self._agreement = agreement
         self._subtrees = {phase.num_slots: subtrees(phase) for phase in order.phases}
-        groups = program.groups
-        self._payload = Payload([*groups.get("grads", ()), *groups.get("metrics", ())])
-        self._num_grads = len(groups.get("grads", ()))
+        self._gradient = SlotGradient(program, self._run)
+        gang = Gang(
+            exchange=exchange,
+            member_index=order.member_index,
+            num_members=len(order.members),
+            segments=[self._layout(segment) for segment in program.segments],
+            subtrees=lambda step: self._subtrees[order.phase(step).num_slots],
+        )
+        self._gang = gang
+        reduction = DirectReduction if gang.num_members <= 2 else ScatteredReduction
+        self._reduction = reduction(gang)
+        self._is_alone = gang.num_members == 1
         self._is_multi_host = jax.process_count() > 1
         # Several executions with collectives in flight deadlock XLA's CPU rendezvous, so a host
         # that shares a mesh there waits for each; a lone device or an accelerator may run ahead.
@@ -124,11 +135,12 @@ class Training:
         self.is_leaving = False
         """The hosts of the pod have agreed to leave the job after the last step."""
         if restored is None:
-            seed = jax.device_put(np.uint32(order.seed), groups["seed"][0].sharding)
+            sharding = program.groups["seed"][0].sharding
+            seed = jax.device_put(np.uint32(order.seed), sharding)
             self._params, self._optimizer = self._run("init", [seed])
         else:
             state = [restored[name] for name in program.state_buffers]
-            num_params = len(groups["params"])
+            num_params = len(program.groups["params"])
             self._params, self._optimizer = state[:num_params], state[num_params:]
         jax.block_until_ready((self._params, self._optimizer))
         self._last_end = time.perf_counter()
@@ -169,7 +181,9 @@ class Training:
         return float(np.asarray(metrics[names.index("loss")]))
 
     def close(self) -> None:
-        """Stop preparing batches; the state goes with the object."""
+        """Stop preparing batches and end the reduction, whose generation must be over where peers
+        may be waited for; the state goes with the object."""
+        self._reduction.close()
         if self._batches is not None:
             self._batches.close()
 
@@ -180,85 +194,83 @@ class Training:
         """
         spent = Spent(pause_seconds=self._paused_seconds)
         self._paused_seconds = 0.0
-        total: list[Group] = []
+        total: list[Gradients] = []
         if self._program.has_gradients:
-            sums = self._own_sums(step, spent)
-            holds_all = self._gather(step, sums, spent)
-            if not self._agree(step, holds_all):
+            last_offered = self._offer_own_sums(step, spent)
+            if not self._is_alone:
+                jax.block_until_ready(last_offered)
+            gathered = self._gather(step, spent)
+            if not self._agree(step, gathered is not None):
                 return None
-            root = (0, self._order.phase(step).num_slots)
-            total = reduce_tree(root, lambda node: sums.pop(node, None), self._add)
+            total = gathered or []
         return self._apply(step, total, spent)
 
-    def _own_sums(self, step: int, spent: Spent) -> Sums:
-        """This pod's part of the slot tree, its largest whole subtrees."""
+    def _offer_own_sums(self, step: int, spent: Spent) -> list[jax.Array]:
+        """Compute this pod's slots and offer the sums of every segment as they become complete.
+        Returns arrays that are there when all is computed."""
         batches: Sequence[tuple[np.ndarray, ...]] = ()
         if self._batches is not None:
             start = time.perf_counter()
             batches = self._batches.get(step)
             spent.data_wait_seconds = time.perf_counter() - start
-        first = self._order.my_slots(step).start
+        mine = self._gang.subtrees(step)[self._order.member_index]
+        folds = [SlotFold(mine, layout.add) for layout in self._gang.segments]
+        held_back: list[tuple[StepKey, Sums]] = []
+        last: list[jax.Array] = []
+        for position in range(len(self._order.my_slots(step))):
+            batch = self._on_devices(batches[position]) if batches else []
+            for segment, gradients in self._gradient.of(self._params, batch):
+                sums = folds[segment].add(gradients)
+                if sums is None:
+                    continue
+                last = flat(sums)
+                held_back.append((self._key(step, segment), sums))
+                if self._order.exchange.overlap or self._is_alone:
+                    self._reduction.offer(*held_back.pop())
+        if held_back:
+            jax.block_until_ready(last)
+        for key, sums in held_back:
+            self._reduction.offer(key, sums)
+        return last
 
-        def slot(node: Node) -> list[Group] | None:
-            if node[1] - node[0] > 1:
-                return None
-            batch = self._on_devices(batches[node[0] - first]) if batches else []
-            return self._run("forward_backward", self._params, batch)
-
-        mine = self._subtrees_at(step)[self._order.member_index]
-        return {node: reduce_tree(node, slot, self._add) for node in mine}
-
-    def _gather(self, step: int, sums: Sums, spent: Spent) -> bool:
-        """Add the peers' subtrees to `sums`; False when aborted in a pod of several hosts."""
-        if len(self._order.members) == 1:
-            return True
-        mine = [array for node in sums.values() for group in node for array in group]
-        num_mine = len(sums)
-        jax.block_until_ready(mine)
+    def _gather(self, step: int, spent: Spent) -> list[Gradients] | None:
+        """The total of every segment; None when aborted in a pod of several hosts."""
         start = time.perf_counter()
-        outgoing = self._payload.views(mine, num_mine)
-        incoming = {
-            index: self._payload.num_bytes * len(nodes)
-            for index, nodes in enumerate(self._subtrees_at(step))
-            if index != self._order.member_index
-        }
         try:
-            received = self._exchange.swap(self._key(step), outgoing, incoming)
+            total = [
+                self._reduction.total(self._key(step, segment))
+                for segment in range(len(self._gang.segments))
+            ]
         except ExchangeAborted:
             if self._is_multi_host:
-                return False
+                return None
             raise
-        finally:
-            del outgoing
-        for index, data in received.items():
-            sums |= self._sums_of(self._subtrees_at(step)[index], data)
-        spent.exchange_seconds = time.perf_counter() - start
-        spent.link_bytes = self._payload.num_bytes * num_mine * len(incoming)
-        return True
+        if not self._is_alone:
+            spent.exposed_seconds = time.perf_counter() - start
+            spent.exchange_seconds = self._reduction.clock.seconds()
+            spent.link_bytes = self._reduction.link_bytes(step)
+        return total
 
-    def _subtrees_at(self, step: int) -> list[list[Node]]:
-        """Whose parts of the slot tree are which, by member."""
-        return self._subtrees[self._order.phase(step).num_slots]
-
-    def _sums_of(self, nodes: list[Node], data: memoryview) -> Sums:
-        size = self._payload.num_bytes
-        sums: Sums = {}
-        for position, node in enumerate(nodes):
-            arrays = self._payload.arrays(data[position * size : (position + 1) * size])
-            sums[node] = [arrays[: self._num_grads], arrays[self._num_grads :]]
-        return sums
+    def _layout(self, segment: Segment) -> SegmentLayout:
+        groups = self._program.groups
+        return SegmentLayout(
+            Payload(self._program.buffers(segment.groups)),
+            tuple(len(groups[name]) for name in segment.groups),
+            lambda left, right: self._run(segment.accumulate, *left, *right),
+        )
 
     def _agree(self, step: int, holds_all: bool) -> bool:
         """Whether the whole pod applies the step; a pod of one host need not ask."""
         if not self._is_multi_host:
             return holds_all
-        agreement = self._agreement.agree(self._key(step), holds_all)
+        agreement = self._agreement.agree(self._key(step, 0), holds_all)
         self.is_leaving = agreement.leave or not agreement.apply
         return agreement.apply
 
-    def _apply(self, step: int, total: list[Group], spent: Spent) -> StepInFlight:
+    def _apply(self, step: int, total: list[Gradients], spent: Spent) -> StepInFlight:
+        groups = [group for gradients in total for group in gradients]
         self._params, self._optimizer, record = self._run(
-            "apply_update", self._params, self._optimizer, *total
+            "apply_update", self._params, self._optimizer, *groups
         )
         digest = self._digest(step)
         if self._previous is not None:
@@ -277,9 +289,6 @@ class Training:
             return None
         return self._run("digest", self._params, self._optimizer)[0][0]
 
-    def _add(self, left: list[Group], right: list[Group]) -> list[Group]:
-        return self._run("accumulate", *left, *right)
-
     def _run(self, component: str, *groups: Group) -> list[Group]:
         outputs = self._program.components[component](*groups)
         if self._waits_for_each:
@@ -293,6 +302,6 @@ class Training:
             for buffer, array in zip(self._program.groups["batch"], rows, strict=True)
         ]
 
-    def _key(self, step: int) -> StepKey:
+    def _key(self, step: int, segment: int) -> StepKey:
         assignment = self._order.assignment
-        return StepKey(assignment.job, assignment.generation, step)
+        return StepKey(assignment.job, assignment.generation, step, segment)

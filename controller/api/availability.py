@@ -29,7 +29,6 @@ LIMITS = (
     Limit(("placement", "selector")),
     Limit(("exchange", "mode"), ("full",)),
     Limit(("exchange", "dtype"), ("float32",)),
-    Limit(("exchange", "overlap"), (False,)),
     Limit(("exchange", "reproducible"), (True,)),
     Limit(("queue",), ("default",)),
     Limit(("priority",), (0,)),

@@ -14,6 +14,7 @@ from controller.api.spec import Spec
 from controller.api.validation import pod_range
 from controller.core.batch import BatchPhase
 from controller.core.checkpoint import Origin
+from controller.core.exchange import ExchangeRule
 from controller.core.job import JobSpec
 from controller.core.spikes import SpikePolicy
 from model.config import AdafactorConfig, ModelConfig, optimizer_from_spec
@@ -56,6 +57,13 @@ def job_spec(spec: Spec, text: str, origin: Origin | None = None) -> JobSpec:
         checkpoint_keep_best=bool(checkpoint and checkpoint.keep_best),
         checkpoint_directory=(checkpoint and checkpoint.directory) or "",
         evaluate_every=spec.train.eval.every if spec.train.eval else 0,
+        exchange=ExchangeRule(
+            dtype=spec.exchange.dtype,
+            rounding=spec.exchange.rounding,
+            error_feedback=spec.exchange.error_feedback,
+            overlap=spec.exchange.overlap,
+            reproducible=spec.exchange.reproducible,
+        ),
         spikes=SpikePolicy(**train["spikes"]) if spec.train.spikes else None,
         origin=origin,
         document=json.dumps({"text": text, "normalised": normalised}),

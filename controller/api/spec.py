@@ -188,7 +188,11 @@ class Exchange(Section):
 
     mode: Literal["full", "diloco", "streaming_diloco", "auto"] = "full"
     dtype: Literal["float32", "bfloat16", "int8"] = "float32"
-    overlap: bool = False
+    rounding: Literal["nearest", "stochastic"] = "nearest"
+    """Of int8."""
+    error_feedback: bool = True
+    """Whether what bfloat16 or int8 lose is added to the next step's gradient."""
+    overlap: bool = True
     reproducible: bool = True
 
 

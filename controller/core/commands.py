@@ -6,6 +6,7 @@ import dataclasses
 
 from controller.core.batch import Range
 from controller.core.cluster import Assignment, HostRef
+from controller.core.exchange import ExchangeRule
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -98,6 +99,7 @@ class PrepareHost:
     """Empty means one of the host's own."""
     evaluate_every: int
     """Steps between evaluations, one more after the last step; 0 makes none."""
+    exchange: ExchangeRule
     restore: CheckpointPlace | None
     """Start from this one instead of from the seed."""
 

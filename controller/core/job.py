@@ -15,6 +15,7 @@ from controller.core import batch, errors
 from controller.core.batch import BatchPhase, Range
 from controller.core.checkpoint import Checkpoints, Origin
 from controller.core.evaluation import Evaluations
+from controller.core.exchange import ExchangeRule
 from controller.core.program import Program
 from controller.core.sources import DataSource
 from controller.core.spikes import Spike, SpikePolicy
@@ -128,6 +129,7 @@ class JobSpec:
     """Empty means one of the hosts' own."""
     evaluate_every: int = dataclasses.field(default=0, kw_only=True)
     """Steps between evaluations on held-out text, one more after the last step; 0 makes none."""
+    exchange: ExchangeRule = dataclasses.field(default=ExchangeRule(), kw_only=True)
     spikes: SpikePolicy | None = dataclasses.field(default=None, kw_only=True)
     origin: Origin | None = dataclasses.field(default=None, kw_only=True)
     """The checkpoint of another job that this one starts from."""

@@ -57,6 +57,7 @@ def order(turn: Turn, job: Job) -> None:
                     checkpoint_every=job.spec.checkpoint_every,
                     checkpoint_directory=job.spec.checkpoint_directory,
                     evaluate_every=job.spec.evaluate_every,
+                    exchange=job.spec.exchange,
                     restore=_place(job),
                 )
             )

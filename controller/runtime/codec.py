@@ -13,13 +13,19 @@ from controller.core.sources import DataSource
 from controller.core.step import StepRecord
 from protos import control_pb2 as pb
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 _PEAK_SOURCES = {
     pb.PEAK_SOURCE_UNSPECIFIED: "unknown",
     pb.PEAK_SOURCE_UNKNOWN: "unknown",
     pb.PEAK_SOURCE_TABLE: "table",
     pb.PEAK_SOURCE_CALIBRATED: "calibrated",
+}
+
+_DTYPES = {
+    "float32": pb.EXCHANGE_DTYPE_FLOAT32,
+    "bfloat16": pb.EXCHANGE_DTYPE_BFLOAT16,
+    "int8": pb.EXCHANGE_DTYPE_INT8,
 }
 
 _PHASES = {
@@ -175,6 +181,13 @@ def _prepare(command: commands.PrepareHost) -> pb.PrepareJob:
         restore=_place(command.restore) if command.restore else None,
         skipped=_ranges(command.skipped),
         evaluate_every_steps=command.evaluate_every,
+        exchange=pb.Exchange(
+            dtype=_DTYPES[command.exchange.dtype],
+            stochastic_rounding=command.exchange.rounding == "stochastic",
+            error_feedback=command.exchange.error_feedback,
+            overlap=command.exchange.overlap,
+            reproducible=command.exchange.reproducible,
+        ),
         data_start=pb.DataStart(
             after_step=command.data_start.after_step, position=command.data_start.position
         ),

@@ -64,7 +64,9 @@ class Gang:
         views = [array.data for array in outgoing]
 
         def run() -> dict[int, bytes]:
-            received = self.exchanges[member].swap(key, views, incoming)
+            exchange = self.exchanges[member]
+            exchange.send(key, views, incoming.keys())
+            received = exchange.receive(key, incoming)
             return {m: bytes(view) for m, view in received.items()}
 
         return self._threads.submit(run)
@@ -334,15 +336,42 @@ def test_contribution_of_another_size_is_an_error_that_names_both_sizes(kind: st
 
 
 def test_misuse_is_a_value_error(kind: str) -> None:
+    key = StepKey("job", 1, 1)
     with gang_of(kind, 2) as gang:
+        exchange = gang.exchanges[0]
         with pytest.raises(ValueError, match="join"):
-            gang.exchanges[0].swap(StepKey("job", 1, 1), [], {1: 0})
+            exchange.receive(key, {1: 0})
+        with pytest.raises(ValueError, match="join"):
+            exchange.send(key, [], [1])
         gang.join_all()
         with pytest.raises(ValueError, match="peers are"):
-            gang.exchanges[0].swap(StepKey("job", 1, 1), [], {})
-        gang.swap_all(StepKey("job", 1, 1), [numbers(0, 1), numbers(1, 1)])
-        with pytest.raises(ValueError, match="swapped before"):
-            gang.exchanges[0].swap(StepKey("job", 1, 1), [], {1: 0})
+            exchange.receive(key, {})
+        with pytest.raises(ValueError, match="peers"):
+            exchange.send(key, [], [0])
+        gang.swap_all(key, [numbers(0, 1), numbers(1, 1)])
+        with pytest.raises(ValueError, match="received before"):
+            exchange.receive(key, {1: 0})
+
+
+def test_parts_sent_to_single_peers_and_rounds_of_one_segment_stay_apart(kind: str) -> None:
+    with gang_of(kind, 3) as gang:
+        gang.join_all()
+        keys = [StepKey("job", 1, 1, segment=2, round=turn) for turn in (0, 1)]
+        parts = {(m, to): numbers(10 * m + to, 5 + m)[0] for m in range(3) for to in range(3)}
+        for member, exchange in enumerate(gang.exchanges):
+            for to in {0, 1, 2} - {member}:
+                exchange.send(keys[0], [parts[member, to].data], [to])
+            exchange.send(keys[1], [numbers(member, 7)[0].data], {0, 1, 2} - {member})
+        for member, exchange in enumerate(gang.exchanges):
+            others = {0, 1, 2} - {member}
+            second = exchange.receive(keys[1], dict.fromkeys(others, 28))
+            first = exchange.receive(keys[0], {m: 4 * (5 + m) for m in others})
+            assert {m: bytes(view) for m, view in first.items()} == {
+                m: parts[m, member].tobytes() for m in others
+            }
+            assert {m: bytes(view) for m, view in second.items()} == {
+                m: numbers(m, 7)[0].tobytes() for m in others
+            }
 
 
 def test_traffic_counts_payload_by_pod(kind: str) -> None:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import pytest
 
 from model.bundle import bundle_bytes, bundle_digest
-from model.program import Buffer, Component, Program
+from model.program import Buffer, Call, Component, Program, Segment
 
 VOCABULARY = 257
 WIDTH = 16
@@ -43,15 +43,18 @@ def bigram_program(mesh: tuple[int, int], microbatch: int = 4) -> Program:
         table_init = jax.random.normal(keys[0], table.shape)
         return table_init, jax.random.normal(keys[1], head.shape) * 0.1, jnp.int32(0)
 
-    def forward_backward(table, head, inputs, targets):
+    def forward(table, head, inputs, targets):
         value, grads = jax.value_and_grad(loss)((table, head), inputs, targets)
         return *grads, value, jnp.float32(1.0)
+
+    def backward(scale, carried):
+        return (carried * scale,)
 
     def accumulate(*arrays):
         half = len(arrays) // 2
         return tuple(a + b for a, b in zip(arrays[:half], arrays[half:], strict=True))
 
-    def apply_update(table, head, count, table_grad, head_grad, value, weight):
+    def apply_update(table, head, count, head_grad, table_grad, value, weight):
         rate = 0.5 / weight
         new = (table - rate * table_grad, head - rate * head_grad, count + 1)
         return *new, jnp.stack([value / weight])
@@ -70,7 +73,10 @@ def bigram_program(mesh: tuple[int, int], microbatch: int = 4) -> Program:
             "batch": tuple(
                 Buffer(name, rows, "int32", (("data",), None)) for name in ("inputs", "targets")
             ),
-            "grads": (table, head),
+            "carried": (table,),
+            "scale": (Buffer.replicated("scale", (), "int32"),),
+            "grads_head": (head,),
+            "grads_table": (table,),
             "metrics": tuple(Buffer.replicated(n, (), "float32") for n in ("loss", "weight")),
             "record": (Buffer.replicated("record", (1,), "float32", ("loss",)),),
             "seed": (Buffer.replicated("seed", (), "uint32"),),
@@ -78,23 +84,35 @@ def bigram_program(mesh: tuple[int, int], microbatch: int = 4) -> Program:
         },
         components={
             "init": Component(init, ("seed",), ("params", "optimizer")),
-            "forward_backward": Component(
-                forward_backward, ("params", "batch"), ("grads", "metrics")
+            "forward": Component(
+                forward, ("params", "batch"), ("carried", "grads_head", "metrics")
             ),
-            "accumulate": Component(
+            "backward": Component(backward, ("scale", "carried"), ("grads_table",), donated=(1,)),
+            "add_head": Component(
+                accumulate, ("grads_head", "grads_head"), ("grads_head",), donated=(0,)
+            ),
+            "add_table": Component(
                 accumulate,
-                ("grads", "metrics", "grads", "metrics"),
-                ("grads", "metrics"),
+                ("grads_table", "metrics", "grads_table", "metrics"),
+                ("grads_table", "metrics"),
                 donated=(0, 1),
             ),
             "apply_update": Component(
                 apply_update,
-                ("params", "optimizer", "grads", "metrics"),
+                ("params", "optimizer", "grads_head", "grads_table", "metrics"),
                 ("params", "optimizer", "record"),
                 donated=(0, 1),
             ),
             "digest": Component(digest, ("params", "optimizer"), ("digest",)),
         },
+        slot=(
+            Call("forward", ("params", "batch"), ("carried", "grads_head", "metrics")),
+            Call("backward", ("scale", "carried"), ("grads_table",), {"scale": 1}),
+        ),
+        segments=(
+            Segment(("grads_head",), "add_head"),
+            Segment(("grads_table", "metrics"), "add_table"),
+        ),
         facts={"tokens_per_slot": microbatch * SEQUENCE},
     )
 

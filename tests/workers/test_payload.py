@@ -6,7 +6,7 @@ from workers.program import load, read_bundle
 
 
 def gradients(program):
-    buffers = [*program.groups["grads"], *program.groups["metrics"]]
+    buffers = program.buffers(["grads_head", "grads_table", "metrics"])
     generator = np.random.default_rng(0)
     return buffers, [
         jax.device_put(generator.normal(size=b.shape).astype(b.dtype), b.sharding) for b in buffers

@@ -49,6 +49,6 @@ def test_components_run_on_the_mesh_and_keep_their_shardings(bigram):
 
 def test_compiler_reports_the_bytes_a_component_needs(bigram):
     program = load(*read_bundle(bigram.data, bigram.digest))
-    arguments = program.components["forward_backward"].device_bytes["arguments"]
+    arguments = program.components["forward"].device_bytes["arguments"]
     held = sum(np.prod(b.shape) * 4 for b in program.groups["params"])
     assert held / 2 <= arguments <= held + 4096

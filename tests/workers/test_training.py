@@ -4,6 +4,7 @@ import concurrent.futures
 import threading
 from collections.abc import Callable
 
+import jax
 import numpy as np
 import pytest
 
@@ -11,8 +12,8 @@ from controller.core.program import slot_ranges
 from workers.exchange.agreement import SoleAgreement
 from workers.exchange.base import ExchangeAborted, Membership
 from workers.exchange.loopback import LoopbackExchange, LoopbackLink
-from workers.orders import Assignment, BatchPhase, JobOrder, Member
-from workers.program import load, read_bundle
+from workers.orders import Assignment, BatchPhase, ExchangeRule, JobOrder, Member, StepRecord
+from workers.program import Component, Program, load, read_bundle
 from workers.training import Training
 
 NUM_SLOTS = {1: 4, 4: 6}
@@ -38,73 +39,75 @@ class Batches:
 
 
 class TurnTaking:
-    """Lets one member use the devices at a time: XLA's CPU collectives deadlock otherwise."""
+    """Lets one member compute at a time: XLA's CPU collectives deadlock otherwise."""
 
-    def __init__(self, inner: LoopbackExchange, devices: threading.Lock) -> None:
-        self._inner = inner
+    def __init__(self, component: Component, devices: threading.Lock) -> None:
+        self._component = component
         self._devices = devices
 
-    def swap(self, key, outgoing, incoming_bytes):
-        self._devices.release()
-        try:
-            return self._inner.swap(key, outgoing, incoming_bytes)
-        finally:
-            self._devices.acquire()
-
-    def __getattr__(self, name):
-        return getattr(self._inner, name)
+    def __call__(self, *groups):
+        with self._devices:
+            return jax.block_until_ready(self._component(*groups))
 
 
 @pytest.fixture(scope="module")
 def program(bigram):
-    return load(*read_bundle(bigram.data, bigram.digest))
+    loaded = load(*read_bundle(bigram.data, bigram.digest))
+    devices = threading.Lock()
+    components = {name: TurnTaking(c, devices) for name, c in loaded.components.items()}
+    return Program(loaded.manifest, components, loaded.groups)
 
 
-def order_of(index: int, num_pods: int) -> JobOrder:
+def order_of(index: int, num_pods: int, overlap: bool = True) -> JobOrder:
     members = tuple(Member(f"pod-{i}", "") for i in range(num_pods))
     phases = tuple(
         BatchPhase(first_step, slots, tuple(range(*cut) for cut in slot_ranges(slots, num_pods)))
         for first_step, slots in NUM_SLOTS.items()
     )
-    return JobOrder(ASSIGNMENT, "sha256:0", members, index, phases, 0, {}, 1, target_steps=STEPS)
+    assigned = (ASSIGNMENT, "sha256:0", members, index, phases, 0, {}, 1)
+    return JobOrder(*assigned, target_steps=STEPS, exchange=ExchangeRule(overlap=overlap))
 
 
-def member(program, exchange, index: int, num_pods: int, devices: threading.Lock) -> Training:
-    order = order_of(index, num_pods)
+def member(program, exchange, index: int, num_pods: int, overlap: bool = True) -> Training:
+    order = order_of(index, num_pods, overlap)
     peers = [i for i in range(num_pods) if i != index]
     names = {i: f"pod-{i}" for i in peers}
     exchange.join(Membership(ASSIGNMENT.job, ASSIGNMENT.generation, index, names, names, 1 << 30))
-    batches = Batches(order.my_slots)
-    return Training(order, program, batches, TurnTaking(exchange, devices), SoleAgreement())
+    return Training(order, program, Batches(order.my_slots), exchange, SoleAgreement())
 
 
-def run_gang(program, num_pods: int) -> list[list[tuple[bytes, float]]]:
-    """Every member's (digest, loss) after every step."""
-    link, devices = LoopbackLink(), threading.Lock()
-    with devices:
-        gang = [
-            member(program, LoopbackExchange(link), index, num_pods, devices)
-            for index in range(num_pods)
-        ]
+def run_gang(program, num_pods: int, overlap: bool = True, steps: int = STEPS):
+    """Every member's records of its steps."""
+    link = LoopbackLink()
+    gang = [
+        member(program, LoopbackExchange(link), index, num_pods, overlap)
+        for index in range(num_pods)
+    ]
 
-    def train(training: Training) -> list[tuple[bytes, float]]:
-        with devices:
-            records = [training.step(step).settle() for step in range(1, STEPS + 1)]
-            return [(record.state_sha256, record.values[0]) for record in records]
+    def train(training: Training) -> list[StepRecord]:
+        records = [training.step(step).settle() for step in range(1, steps + 1)]
+        training.close()
+        return records
 
     with concurrent.futures.ThreadPoolExecutor(num_pods) as pool:
         return list(pool.map(train, gang))
 
 
+def bits(records: list[StepRecord]) -> list[tuple[bytes, float]]:
+    """(digest, loss) after every step."""
+    return [(record.state_sha256, record.values[0]) for record in records]
+
+
 @pytest.fixture(scope="module")
 def alone(program):
-    return run_gang(program, 1)[0]
+    return bits(run_gang(program, 1)[0])
 
 
+@pytest.mark.parametrize("overlap", [True, False])
 @pytest.mark.parametrize("num_pods", [2, 3, 4])
-def test_gang_of_any_size_makes_the_bits_of_one_pod(program, alone, num_pods):
-    for history in run_gang(program, num_pods):
-        assert history == alone
+def test_gang_of_any_size_makes_the_bits_of_one_pod(program, alone, num_pods, overlap):
+    for records in run_gang(program, num_pods, overlap):
+        assert bits(records) == alone
 
 
 def test_digests_of_successive_steps_differ(alone):
@@ -113,31 +116,29 @@ def test_digests_of_successive_steps_differ(alone):
 
 
 def test_aborted_exchange_leaves_the_state_of_the_step_before(program, alone):
-    link, devices = LoopbackLink(), threading.Lock()
-    with devices:
-        exchange = LoopbackExchange(link)
-        lonely = member(program, exchange, 0, 2, devices)
-        exchange.abort(ASSIGNMENT.job, ASSIGNMENT.generation, "told to stop")
-        before = [np.asarray(array) for array in lonely.state]
-        with pytest.raises(ExchangeAborted, match="told to stop"):
-            lonely.step(1)
-        for old, new in zip(before, lonely.state, strict=True):
-            np.testing.assert_array_equal(old, np.asarray(new))
+    exchange = LoopbackExchange(LoopbackLink())
+    lonely = member(program, exchange, 0, 2)
+    exchange.abort(ASSIGNMENT.job, ASSIGNMENT.generation, "told to stop")
+    before = [np.asarray(array) for array in lonely.state]
+    with pytest.raises(ExchangeAborted, match="told to stop"):
+        lonely.step(1)
+    for old, new in zip(before, lonely.state, strict=True):
+        np.testing.assert_array_equal(old, np.asarray(new))
 
 
-def test_step_accounts_for_what_it_sent(program):
-    link, devices = LoopbackLink(), threading.Lock()
-    with devices:
-        gang = [member(program, LoopbackExchange(link), index, 2, devices) for index in range(2)]
+GRADIENTS = 2 * 257 * 16 * 4
+METRICS = 2 * 4
 
-    def first_step(training: Training):
-        with devices:
-            return training.step(1).settle()
 
-    with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        records = list(pool.map(first_step, gang))
-    gradients = 2 * 257 * 16 * 4
-    metrics = 2 * 4
-    for record in records:
-        assert record.link_bytes == gradients + metrics
+def test_step_of_two_pods_sends_the_gradient_once(program):
+    for (record,) in run_gang(program, 2, steps=1):
+        assert record.link_bytes == GRADIENTS + METRICS
         assert record.exposed_seconds + record.data_wait_seconds <= record.seconds
+
+
+def test_step_of_four_pods_sends_no_more_than_an_all_reduce_must(program):
+    # Step 4 has six slots: no whole subtrees for four pods, so more than a gradient each.
+    for first, *_ in run_gang(program, 4, steps=1):
+        least = 2 * (4 - 1) / 4 * (GRADIENTS + METRICS)
+        # Parts end between elements: a few bytes each way.
+        assert abs(first.link_bytes - least) <= 2 * 4 * 3 * 4

@@ -1,7 +1,8 @@
 """The seam between a pod and the other pods of its gang.
 
-One method moves gradients: swap() gives this host's contribution to every peer and returns theirs.
-Summing is the caller's (workers.exchange.tree fixes the order). Reasons to stop come as exceptions:
+Two methods move gradients: send() gives peers a contribution and returns at once, receive() waits
+for theirs; so a segment travels while the next is computed. Summing is the caller's
+(workers.reduction). Reasons to stop come as exceptions:
 
     ExchangeError
       ExchangeAborted        this side was told to stop: abort, leave, close, a newer generation
@@ -10,7 +11,7 @@ Summing is the caller's (workers.exchange.tree fixes the order). Reasons to stop
       ContributionMismatch   a peer sent another number of bytes than the program says
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,6 +24,13 @@ class StepKey:
     generation: int
     step: int
     segment: int = 0
+    # What is sent on after a first round was received: 0 for what a pod computed itself.
+    round: int = 0
+
+    @property
+    def part(self) -> tuple[int, int]:
+        """Which of the contributions of its step."""
+        return self.segment, self.round
 
 
 @dataclass(frozen=True)
@@ -95,27 +103,33 @@ class ContributionMismatch(ExchangeError):
 
 
 class GradientExchange(Protocol):
-    """Every method but swap() returns at once; all may be called from any thread."""
+    """Every method but receive() returns at once; all may be called from any thread."""
 
     def join(self, membership: Membership) -> None:
         """Enter a generation and drop earlier ones of that job. Join before compiling: from then on
         early contributions of faster peers are taken in instead of being held back at the peer."""
         ...
 
-    def swap(
-        self, key: StepKey, outgoing: Sequence[memoryview], incoming_bytes: Mapping[int, int]
-    ) -> Mapping[int, memoryview]:
-        """Send the concatenation of outgoing to every peer; return theirs when all are there.
+    def send(self, key: StepKey, outgoing: Sequence[memoryview], to: Collection[int]) -> None:
+        """Send the concatenation of outgoing to those peers, once per key and peer.
 
-        Blocks, for as long as a peer takes to start. The views must be C-contiguous; they are read
-        only during the call. The returned memory is writable and belongs to the caller.
-        Raises ExchangeAborted, PeerUnreachable or ContributionMismatch; then nothing was returned,
-        and peers may or may not hold this contribution.
+        The views must be C-contiguous; they are copied during the call. Raises ExchangeAborted, and
+        ValueError when `to` names a member that is no peer.
+        """
+        ...
+
+    def receive(self, key: StepKey, incoming_bytes: Mapping[int, int]) -> Mapping[int, memoryview]:
+        """The contribution of every peer to a key, once per key; no earlier step is received after.
+
+        Blocks, for as long as a peer takes to start. The returned memory is writable and belongs to
+        the caller. Raises ExchangeAborted, PeerUnreachable or ContributionMismatch; then nothing
+        was returned, and peers may or may not hold what was sent to them.
         """
         ...
 
     def abort(self, job: str, generation: int, reason: str) -> None:
-        """Make the current and every later swap of the generation raise ExchangeAborted."""
+        """Make the current and every later send and receive of the generation raise
+        ExchangeAborted."""
         ...
 
     def leave(self, job: str, generation: int) -> None:
@@ -128,5 +142,5 @@ class GradientExchange(Protocol):
         ...
 
     def close(self) -> None:
-        """Deliver what was left behind by leave(), then stop; waiting swaps are aborted."""
+        """Deliver what was left behind by leave(), then stop; waiting receives are aborted."""
         ...

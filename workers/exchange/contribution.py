@@ -18,7 +18,7 @@ class Contribution:
     def view(self) -> memoryview:
         return memoryview(self._buffer)
 
-    def write(self, offset: int, total_bytes: int, data: bytes) -> int:
+    def write(self, offset: int, total_bytes: int, data: bytes | memoryview) -> int:
         """Put data at offset; returns how many of its bytes were not there before."""
         end = offset + len(data)
         if total_bytes != self.total_bytes:

@@ -1,14 +1,14 @@
-"""The exchange over gRPC: one server per host, one stream per peer and generation.
+"""The exchange over gRPC: one server per host, a few flows per peer and generation.
 
 Receiving is workers.exchange.inbox behind service, sending is outbox behind sender; here they are
 put together and generations come and go. Memory held per generation: at most two steps of the own
 contribution (the one under way and the one before it, for sending again) and at most two steps of
-every peer's, besides what gRPC buffers per stream (a few MiB).
+every peer's, besides what gRPC buffers per flow (a few MiB).
 """
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,7 +16,7 @@ from functools import partial
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from protos import link_pb2, link_pb2_grpc
+from protos import link_pb2
 from workers.exchange.agreement import StepAgreement
 from workers.exchange.base import ExchangeAborted, Membership, StepKey, Traffic
 from workers.exchange.channel import SERVER_OPTIONS
@@ -24,12 +24,15 @@ from workers.exchange.emulator import LinkEmulator
 from workers.exchange.frames import cut
 from workers.exchange.inbox import DroppedChunks, Inbox
 from workers.exchange.outbox import Outbox
-from workers.exchange.sender import Link, PeerAddress, PeerStream
-from workers.exchange.service import LinkServicer
+from workers.exchange.sender import STALL_SECONDS, Link, PeerAddress, PeerFlows
+from workers.exchange.service import LinkServicer, add_to_server
 
-# A stream occupies a thread for as long as its generation lives, an agreement for as long as it
+# Connections to one peer: one alone stands still when TCP does.
+FLOWS_PER_PEER = 2
+
+# A flow occupies a thread for as long as its generation lives, an agreement for as long as it
 # waits: enough for 16 jobs of 8 pods. Calls beyond it are refused with RESOURCE_EXHAUSTED.
-_MAX_CALLS = 128
+_MAX_CALLS = 128 * FLOWS_PER_PEER
 
 # close() waits this long for the contributions of generations that were left to reach the peers.
 _DRAIN_SECONDS = 10.0
@@ -38,17 +41,17 @@ _DRAIN_SECONDS = 10.0
 @dataclass
 class _Sending:
     outbox: Outbox
-    streams: list[PeerStream] = field(default_factory=list)
+    flows: list[PeerFlows] = field(default_factory=list)
 
     def cancel(self) -> None:
         self.outbox.cancel()
-        for stream in self.streams:
-            stream.cancel()
+        for flows in self.flows:
+            flows.cancel()
 
     def drain(self) -> None:
-        for stream in self.streams:
-            stream.wait_ended()
-            stream.close()
+        for flows in self.flows:
+            flows.wait_ended()
+            flows.close()
         self.outbox.cancel()
 
 
@@ -59,12 +62,15 @@ class GrpcExchange:
         emulator: LinkEmulator | None = None,
         agreement: StepAgreement | None = None,
         join_token: str = "",
+        num_flows: int = FLOWS_PER_PEER,
+        stall_seconds: float = STALL_SECONDS,
     ) -> None:
         """listen is host:port, port 0 takes a free one; agreement is given at the lead of a pod of
-        several hosts; join_token is shown to peers and asked of them. Raises OSError when the
-        address cannot be bound."""
+        several hosts; join_token is shown to peers and asked of them; num_flows connections are
+        made to each peer, and one that stands still for stall_seconds is replaced. Raises OSError
+        when the address cannot be bound."""
         self._inbox = Inbox()
-        self._link = Link(emulator, join_token)
+        self._link = Link(emulator, join_token, num_flows, stall_seconds)
         self._agreement = agreement
         self._lock = threading.Lock()
         self._sending: dict[tuple[str, int], _Sending] = {}
@@ -77,8 +83,8 @@ class GrpcExchange:
     def join(self, membership: Membership) -> None:
         job, generation = membership.job, membership.generation
         self._inbox.join(membership)
-        sending = _Sending(Outbox(membership.peers))
-        sending.streams.extend(self._open_streams(membership, sending.outbox))
+        sending = _Sending(Outbox(membership.peers, self._link.num_flows))
+        sending.flows.extend(self._open_flows(membership, sending.outbox))
         with self._lock:
             earlier = [at for at in self._sending if at[0] == job]
             superseded = [self._sending.pop(at) for at in earlier]
@@ -87,12 +93,25 @@ class GrpcExchange:
             old.cancel()
             self._drain(old)
 
-    def swap(
-        self, key: StepKey, outgoing: Sequence[memoryview], incoming_bytes: Mapping[int, int]
-    ) -> Mapping[int, memoryview]:
-        membership = self._inbox.begin(key, incoming_bytes)
-        if membership.peers:
-            self._post(key, membership, outgoing)
+    def send(self, key: StepKey, outgoing: Sequence[memoryview], to: Collection[int]) -> None:
+        membership = self._inbox.membership(key)
+        strangers = set(to) - membership.peers.keys()
+        if strangers:
+            raise ValueError(f"{key}: {sorted(strangers)} are no peers of this host")
+        with self._lock:
+            sending = self._sending.get((key.job, key.generation))
+        if sending is None:
+            raise ExchangeAborted(f"generation {key.generation} of job {key.job} is over here")
+        for member in membership.peers:
+            newest_step = self._inbox.newest_step(key.job, key.generation, member)
+            sending.outbox.trim(member, newest_step)
+        if to:
+            for frame in cut(key, membership.member_index, outgoing):
+                if not sending.outbox.append(frame, to):
+                    return
+
+    def receive(self, key: StepKey, incoming_bytes: Mapping[int, int]) -> Mapping[int, memoryview]:
+        self._inbox.begin(key, incoming_bytes)
         return self._inbox.collect(key, incoming_bytes)
 
     def abort(self, job: str, generation: int, reason: str) -> None:
@@ -142,19 +161,17 @@ class GrpcExchange:
         server = grpc.server(
             self._handlers, options=SERVER_OPTIONS, maximum_concurrent_rpcs=_MAX_CALLS
         )
-        link_pb2_grpc.add_LinkServiceServicer_to_server(
-            LinkServicer(self._inbox, self._agreement, self._link.join_token), server
-        )
+        add_to_server(LinkServicer(self._inbox, self._agreement, self._link.join_token), server)
         status = health.HealthServicer()
         for service in ("", link_pb2.DESCRIPTOR.services_by_name["LinkService"].full_name):
             status.set(service, health_pb2.HealthCheckResponse.SERVING)
         health_pb2_grpc.add_HealthServicer_to_server(status, server)
         return server
 
-    def _open_streams(self, membership: Membership, outbox: Outbox) -> list[PeerStream]:
+    def _open_flows(self, membership: Membership, outbox: Outbox) -> list[PeerFlows]:
         job, generation = membership.job, membership.generation
         return [
-            PeerStream(
+            PeerFlows(
                 PeerAddress(member, membership.peer_names[member], address),
                 outbox,
                 self._link,
@@ -163,18 +180,6 @@ class GrpcExchange:
             )
             for member, address in membership.peers.items()
         ]
-
-    def _post(self, key: StepKey, membership: Membership, outgoing: Sequence[memoryview]) -> None:
-        with self._lock:
-            sending = self._sending.get((key.job, key.generation))
-        if sending is None:
-            raise ExchangeAborted(f"generation {key.generation} of job {key.job} is over here")
-        sending.outbox.trim(
-            min(self._inbox.newest_step(key.job, key.generation, m) for m in membership.peers)
-        )
-        for frame in cut(key, membership.member_index, outgoing):
-            if not sending.outbox.append(frame):
-                return
 
     def _drain(self, sending: _Sending) -> None:
         thread = threading.Thread(target=self._drain_and_forget, args=(sending,), daemon=True)

@@ -5,15 +5,17 @@ is done is dropped and counted; what is too early (generation not joined yet, or
 steps a lockstep peer can be at) keeps its caller waiting, so that its stream is held back.
 
 Bound: at most two steps per peer are held, so memory <= 2 x the sum of the peers' contributions.
-It holds whatever a peer announces: memory is made only for the size the program says, once a swap
-has told it, and before that for no more than Membership.max_step_bytes a step. What announces
-another size is not taken, and the swap that waits for its sender raises ContributionMismatch.
+It holds whatever a peer announces: memory is made only for the size the program says, once a
+receive has told it, and before that for no more than Membership.max_step_bytes a step. What
+announces another size is not taken, and the receive that waits for its sender raises
+ContributionMismatch.
 """
 
 import threading
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+
+from zlib_ng import zlib_ng
 
 from workers.exchange.base import (
     ContributionMismatch,
@@ -26,6 +28,9 @@ from workers.exchange.contribution import Contribution
 
 STEPS_HELD_PER_PEER = 2
 
+Part = tuple[int, int]
+"""StepKey.part."""
+
 
 @dataclass(frozen=True, slots=True)
 class ArrivedChunk:
@@ -34,7 +39,7 @@ class ArrivedChunk:
     offset_bytes: int
     total_bytes: int
     crc32: int
-    data: bytes
+    data: bytes | memoryview
 
 
 class CorruptChunk(Exception):
@@ -57,13 +62,13 @@ class DroppedChunks:
 @dataclass
 class _Generation:
     membership: Membership
-    # Highest step a swap was begun for: the only steps of interest are this one and the next.
+    # Highest step that was asked for: the only steps of interest are this one and the next.
     current_step: int | None = None
-    finished_segments: set[int] = field(default_factory=set)
-    # segment of the current step -> member -> bytes that the program says
-    expected: dict[int, Mapping[int, int]] = field(default_factory=dict)
-    # member -> (step, segment) -> contribution
-    held: dict[int, dict[tuple[int, int], Contribution]] = field(default_factory=dict)
+    finished_parts: set[Part] = field(default_factory=set)
+    # part of the current step -> member -> bytes that the program says
+    expected: dict[Part, Mapping[int, int]] = field(default_factory=dict)
+    # member -> (step, part) -> contribution
+    held: dict[int, dict[tuple[int, Part], Contribution]] = field(default_factory=dict)
     newest_step: dict[int, int] = field(default_factory=dict)
     unreachable: dict[int, str] = field(default_factory=dict)
     # member -> its first contribution of a size that cannot be
@@ -72,7 +77,7 @@ class _Generation:
     def is_done(self, key: StepKey) -> bool:
         if self.current_step is None or key.step > self.current_step:
             return False
-        return key.step < self.current_step or key.segment in self.finished_segments
+        return key.step < self.current_step or key.part in self.finished_parts
 
     def has_room(self, member_index: int, step: int) -> bool:
         if self.current_step is not None:
@@ -83,8 +88,8 @@ class _Generation:
     def size_error(self, chunk: ArrivedChunk) -> ContributionMismatch | None:
         """What is wrong with the size that the first chunk of a contribution announces."""
         key, member = chunk.key, chunk.member_index
-        if key.step == self.current_step and key.segment in self.expected:
-            expected = self.expected[key.segment][member]
+        if key.step == self.current_step and key.part in self.expected:
+            expected = self.expected[key.part][member]
             if chunk.total_bytes == expected:
                 return None
             return ContributionMismatch(key, member, expected, chunk.total_bytes)
@@ -121,7 +126,7 @@ class Inbox:
         Raises CorruptChunk and MalformedChunk. Returns 0 when is_wanted() turns false while
         waiting; wake() makes it look again.
         """
-        if zlib.crc32(chunk.data) != chunk.crc32:
+        if zlib_ng.crc32(chunk.data) != chunk.crc32:
             with self._changed:
                 self._dropped.corrupt += 1
             raise CorruptChunk(f"chunk at byte {chunk.offset_bytes} of {chunk.key}: CRC differs")
@@ -131,7 +136,12 @@ class Inbox:
                 return 0
             return self._store(generation, chunk)
 
-    def begin(self, key: StepKey, incoming_bytes: Mapping[int, int]) -> Membership:
+    def membership(self, key: StepKey) -> Membership:
+        """The generation of the key. Raises ExchangeAborted, and ValueError when not joined."""
+        with self._changed:
+            return self._require(key).membership
+
+    def begin(self, key: StepKey, incoming_bytes: Mapping[int, int]) -> None:
         """Say that key is wanted now, and how large: earlier steps are of no interest any more.
 
         Raises ValueError when incoming_bytes does not name exactly the peers, or key was wanted
@@ -140,7 +150,7 @@ class Inbox:
         with self._changed:
             generation = self._require(key)
             if generation.is_done(key):
-                raise ValueError(f"{key} was swapped before, or a later step was")
+                raise ValueError(f"{key} was received before, or a later step was")
             peers = generation.membership.peers
             if incoming_bytes.keys() != peers.keys():
                 raise ValueError(
@@ -149,14 +159,13 @@ class Inbox:
                 )
             if generation.current_step != key.step:
                 generation.current_step = key.step
-                generation.finished_segments.clear()
+                generation.finished_parts.clear()
                 generation.expected.clear()
                 for held in generation.held.values():
-                    for step, segment in [at for at in held if at[0] < key.step]:
-                        del held[step, segment]
-            generation.expected[key.segment] = dict(incoming_bytes)
+                    for step, part in [at for at in held if at[0] < key.step]:
+                        del held[step, part]
+            generation.expected[key.part] = dict(incoming_bytes)
             self._changed.notify_all()
-            return generation.membership
 
     def collect(self, key: StepKey, incoming_bytes: Mapping[int, int]) -> dict[int, memoryview]:
         """Wait for the contribution of every member of incoming_bytes and hand them over.
@@ -171,8 +180,8 @@ class Inbox:
                     break
                 self._raise_for_lost(generation, missing)
                 self._changed.wait()
-            generation.finished_segments.add(key.segment)
-            at = (key.step, key.segment)
+            generation.finished_parts.add(key.part)
+            at = (key.step, key.part)
             return {m: generation.held[m].pop(at).view() for m in incoming_bytes}
 
     def mark_unreachable(self, job: str, generation: int, member_index: int, detail: str) -> None:
@@ -238,7 +247,7 @@ class Inbox:
         if key.generation <= self._over.get(key.job, -1):
             raise ExchangeAborted(f"generation {key.generation} of job {key.job} is over here")
         if not self._is_joined(key.job, key.generation):
-            raise ValueError(f"join generation {key.generation} of job {key.job} before swapping")
+            raise ValueError(f"join generation {key.generation} of job {key.job} before using it")
         return self._joined[key.job]
 
     def _admit(self, chunk: ArrivedChunk, is_wanted: Callable[[], bool]) -> _Generation | None:
@@ -262,7 +271,7 @@ class Inbox:
         return None
 
     def _store(self, generation: _Generation, chunk: ArrivedChunk) -> int:
-        member, at = chunk.member_index, (chunk.key.step, chunk.key.segment)
+        member, at = chunk.member_index, (chunk.key.step, chunk.key.part)
         held = generation.held[member]
         if at not in held:
             mismatch = generation.size_error(chunk)
@@ -291,7 +300,7 @@ class Inbox:
     ) -> list[int]:
         missing = []
         for member, expected in incoming_bytes.items():
-            contribution = generation.held[member].get((key.step, key.segment))
+            contribution = generation.held[member].get((key.step, key.part))
             if contribution is not None and contribution.total_bytes != expected:
                 raise ContributionMismatch(key, member, expected, contribution.total_bytes)
             if contribution is None or not contribution.is_complete:

@@ -5,7 +5,7 @@ addresses of a membership are not looked at. Contributions are copied once, so n
 """
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from workers.exchange.base import (
@@ -52,16 +52,26 @@ class LoopbackExchange:
             self._joined[job] = membership
             self._link.changed.notify_all()
 
-    def swap(
-        self, key: StepKey, outgoing: Sequence[memoryview], incoming_bytes: Mapping[int, int]
-    ) -> Mapping[int, memoryview]:
+    def send(self, key: StepKey, outgoing: Sequence[memoryview], to: Collection[int]) -> None:
+        with self._link.changed:
+            membership = self._require(key)
+            if set(to) - membership.peers.keys():
+                raise ValueError(f"{key}: the peers are {sorted(membership.peers)}")
+            payload = b"".join(view.cast("B") for view in outgoing if view.nbytes)
+            for member in to:
+                self._link.parcels[key, membership.member_index, member] = bytearray(payload)
+                pod = membership.peer_names[member]
+                sent = self._traffic.get(pod, Traffic()).sent_bytes
+                self._traffic[pod] = Traffic(sent_bytes=sent + len(payload))
+            self._link.changed.notify_all()
+
+    def receive(self, key: StepKey, incoming_bytes: Mapping[int, int]) -> Mapping[int, memoryview]:
         with self._link.changed:
             membership = self._require(key)
             if incoming_bytes.keys() != membership.peers.keys():
                 raise ValueError(f"{key}: the peers are {sorted(membership.peers)}")
             if any(key.step < done.step or key == done for done in self._finished):
-                raise ValueError(f"{key} was swapped before, or a later step was")
-            self._send(key, membership, outgoing)
+                raise ValueError(f"{key} was received before, or a later step was")
             while not self._has_all(self._require(key), key, incoming_bytes):
                 self._link.changed.wait()
             self._finished = {done for done in self._finished if done.step == key.step} | {key}
@@ -123,16 +133,8 @@ class LoopbackExchange:
             raise ExchangeAborted(f"generation {key.generation} of job {key.job} is over here")
         membership = self._joined.get(key.job)
         if membership is None or membership.generation != key.generation:
-            raise ValueError(f"join generation {key.generation} of job {key.job} before swapping")
+            raise ValueError(f"join generation {key.generation} of job {key.job} before using it")
         return membership
-
-    def _send(self, key: StepKey, membership: Membership, outgoing: Sequence[memoryview]) -> None:
-        payload = b"".join(view.cast("B") for view in outgoing if view.nbytes)
-        for member, pod in membership.peer_names.items():
-            self._link.parcels[key, membership.member_index, member] = bytearray(payload)
-            sent = self._traffic.get(pod, Traffic()).sent_bytes
-            self._traffic[pod] = Traffic(sent_bytes=sent + len(payload))
-        self._link.changed.notify_all()
 
     def _has_all(
         self, membership: Membership, key: StepKey, incoming_bytes: Mapping[int, int]

@@ -5,28 +5,29 @@ from collections.abc import Iterator
 
 import grpc
 
-from protos import link_pb2, link_pb2_grpc
+from protos import link_pb2
 from workers.exchange.agreement import StepAgreement
 from workers.exchange.base import StepKey
 from workers.exchange.channel import TOKEN_KEY
+from workers.exchange.frames import read
 from workers.exchange.inbox import ArrivedChunk, CorruptChunk, Inbox, MalformedChunk
 
 
-class LinkServicer(link_pb2_grpc.LinkServiceServicer):
+class LinkServicer:
     def __init__(self, inbox: Inbox, agreement: StepAgreement | None, join_token: str = "") -> None:
         self._inbox = inbox
         self._agreement = agreement
         self._join_token = join_token.encode()
 
     def Send(
-        self, request_iterator: Iterator[link_pb2.Chunk], context: grpc.ServicerContext
+        self, request_iterator: Iterator[bytes], context: grpc.ServicerContext
     ) -> link_pb2.SendSummary:
         self._admit(context)
         context.add_callback(self._inbox.wake)
         accepted = 0
         try:
-            for chunk in request_iterator:
-                accepted += self._inbox.offer(_arrived(chunk), context.is_active)
+            for wire in request_iterator:
+                accepted += self._inbox.offer(_arrived(wire), context.is_active)
         except CorruptChunk as error:
             context.abort(grpc.StatusCode.DATA_LOSS, str(error))
         except MalformedChunk as error:
@@ -59,12 +60,35 @@ class LinkServicer(link_pb2_grpc.LinkServiceServicer):
             context.abort(grpc.StatusCode.UNAUTHENTICATED, "the join token is wrong")
 
 
-def _arrived(chunk: link_pb2.Chunk) -> ArrivedChunk:
+def add_to_server(servicer: LinkServicer, server: grpc.Server) -> None:
+    """Serve LinkService, with chunks left as the bytes they came in: data is copied once, to where
+    it belongs."""
+    full_name = link_pb2.DESCRIPTOR.services_by_name["LinkService"].full_name
+    handlers = {
+        "Send": grpc.stream_unary_rpc_method_handler(
+            servicer.Send,
+            request_deserializer=None,
+            response_serializer=link_pb2.SendSummary.SerializeToString,
+        ),
+        "AgreeStep": grpc.unary_unary_rpc_method_handler(
+            servicer.AgreeStep,
+            request_deserializer=link_pb2.AgreeStepRequest.FromString,
+            response_serializer=link_pb2.AgreeStepResponse.SerializeToString,
+        ),
+    }
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(full_name, handlers),))
+
+
+def _arrived(wire: bytes) -> ArrivedChunk:
+    try:
+        chunk, data = read(wire)
+    except ValueError as error:
+        raise MalformedChunk(str(error)) from error
     return ArrivedChunk(
-        key=StepKey(chunk.job, chunk.generation, chunk.step, chunk.segment),
+        key=StepKey(chunk.job, chunk.generation, chunk.step, chunk.segment, chunk.round),
         member_index=chunk.member_index,
         offset_bytes=chunk.offset_bytes,
         total_bytes=chunk.total_bytes,
         crc32=chunk.crc32,
-        data=chunk.data,
+        data=data,
     )

@@ -6,8 +6,8 @@ follow the tree have the same bits however many pods hold the slots: each pod su
 wholly inside its range, and everyone finishes the rest in the same order.
 """
 
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Generator, Sequence
+from typing import Generic, TypeVar
 
 Node = tuple[int, int]
 T = TypeVar("T")
@@ -51,3 +51,37 @@ def reduce_tree(node: Node, lookup: Callable[[Node], T | None], combine: Callabl
         raise ValueError(f"slot {node[0]} has no value: no member of the gang covers it")
     left, right = children(node)
     return combine(reduce_tree(left, lookup, combine), reduce_tree(right, lookup, combine))
+
+
+class SlotFold(Generic[T]):
+    """Folds the slots of nodes that lie next to each other, one slot after the other.
+
+    Values are combined as soon as both are there, so that as few wait as reduce_tree needs.
+    """
+
+    def __init__(self, nodes: Sequence[Node], combine: Callable[[T, T], T]) -> None:
+        self._folds = _each(nodes, combine)
+        next(self._folds)
+
+    def add(self, value: T) -> dict[Node, T] | None:
+        """Take the value of the next slot; the values of all nodes once it was the last."""
+        try:
+            self._folds.send(value)
+        except StopIteration as done:
+            return done.value
+        return None
+
+
+def _each(nodes: Sequence[Node], combine: Callable[[T, T], T]) -> Generator[None, T, dict[Node, T]]:
+    folded = {}
+    for node in nodes:
+        folded[node] = yield from _fold(node, combine)
+    return folded
+
+
+def _fold(node: Node, combine: Callable[[T, T], T]) -> Generator[None, T, T]:
+    if node[1] - node[0] == 1:
+        return (yield)
+    left, right = children(node)
+    first = yield from _fold(left, combine)
+    return combine(first, (yield from _fold(right, combine)))

@@ -10,6 +10,7 @@ import pytest
 from controller.core import commands, events
 from controller.core.cluster import Assignment, Traffic
 from controller.core.evaluation import Part
+from controller.core.exchange import ExchangeRule
 from controller.core.sources import DataSource
 from controller.core.step import StepRecord
 from controller.runtime import codec
@@ -285,6 +286,7 @@ ORDERS: dict[str, commands.Command] = {
         checkpoint_every=50,
         checkpoint_directory="/checkpoints",
         evaluate_every=25,
+        exchange=ExchangeRule("int8", "stochastic", False, False, False),
         restore=commands.CheckpointPlace("job-0", "/other", commands.CheckpointId(100, 2), "ab"),
         data_start=commands.DataStart(100, 1600),
     ),

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 
@@ -112,7 +112,14 @@ def send(exchange: GrpcExchange, sent: list[link_pb2.Chunk]) -> link_pb2.SendSum
 
 
 def receive(exchange: GrpcExchange, key: StepKey = KEY) -> bytes:
-    return bytes(exchange.swap(key, [memoryview(b"x")], {1: len(PAYLOAD)})[1])
+    return bytes(exchange.receive(key, {1: len(PAYLOAD)})[1])
+
+
+def swap(
+    exchange: GrpcExchange, key: StepKey, outgoing: bytes | memoryview, incoming: dict[int, int]
+) -> Mapping[int, memoryview]:
+    exchange.send(key, [memoryview(outgoing)], incoming.keys())
+    return exchange.receive(key, incoming)
 
 
 @pytest.mark.parametrize(
@@ -221,9 +228,9 @@ def test_sender_told_data_loss_sends_again_and_counts_it() -> None:
     outgoing = np.random.default_rng(0).integers(0, 255, 2_000_000, np.uint8)
     with exchange_with([grpc.StatusCode.DATA_LOSS] * 2) as (exchange, peer):
         with ThreadPoolExecutor(1) as pool:
-            swap = pool.submit(exchange.swap, KEY, [outgoing.data], {1: len(PAYLOAD)})
+            swapped = pool.submit(swap, exchange, KEY, outgoing.data, {1: len(PAYLOAD)})
             send(exchange, chunks())
-            swap.result(WAIT)
+            swapped.result(WAIT)
         with peer.changed:
             assert peer.changed.wait_for(
                 lambda: sum(len(chunk.data) for chunk in peer.received) >= outgoing.nbytes, WAIT
@@ -244,7 +251,7 @@ def test_sender_that_is_never_understood_gives_up_and_says_why(
 ) -> None:
     reason = failures[0].name
     with exchange_with(failures) as (exchange, _), pytest.raises(PeerUnreachable, match=reason):
-        exchange.swap(KEY, [memoryview(PAYLOAD)], {1: 1})
+        swap(exchange, KEY, PAYLOAD, {1: 1})
 
 
 PEER_PROCESS = """
@@ -257,7 +264,8 @@ print(exchange.port, flush=True)
 address = sys.stdin.readline().strip()
 exchange.join(Membership("job", 1, 1, {0: address}, {0: "pod-0"}, 1000))
 for step in (1, 2):
-    exchange.swap(StepKey("job", 1, step), [memoryview(bytes(1000))], {0: 1000})
+    exchange.send(StepKey("job", 1, step), [memoryview(bytes(1000))], [0])
+    exchange.receive(StepKey("job", 1, step), {0: 1000})
     print(step, flush=True)
 sys.stdin.readline()
 """
@@ -279,21 +287,20 @@ def test_peer_process_that_is_killed_is_unreachable_within_two_seconds() -> None
         peer.stdin.write(f"127.0.0.1:{exchange.port}\n")
         peer.stdin.flush()
 
-        def swap(step: int) -> "Future[object]":
-            key = StepKey("job", 1, step)
-            return pool.submit(exchange.swap, key, [memoryview(bytes(1000))], {1: 1000})
+        def swap_step(step: int) -> "Future[object]":
+            return pool.submit(swap, exchange, StepKey("job", 1, step), bytes(1000), {1: 1000})
 
         for step in (1, 2):
-            swap(step).result(WAIT)
+            swap_step(step).result(WAIT)
         assert [peer.stdout.readline() for _ in (1, 2)] == ["1\n", "2\n"]
-        waiting = swap(3)
+        waiting = swap_step(3)
         peer.send_signal(signal.SIGKILL)
         started = time.monotonic()
         with pytest.raises(PeerUnreachable, match="pod-1"):
             waiting.result(WAIT)
         assert time.monotonic() - started < 2.0
         with pytest.raises(PeerUnreachable, match="pod-1"):
-            swap(4).result(WAIT)
+            swap_step(4).result(WAIT)
     exchange.close()
 
 
@@ -305,12 +312,12 @@ def test_emulated_link_carries_at_its_bandwidth_and_close_interrupts_it() -> Non
     size = 2_000_000
     with ThreadPoolExecutor(2) as pool:
         started = time.monotonic()
-        theirs = pool.submit(slow.swap, KEY, [memoryview(bytes(size))], {1: 1})
-        ours = pool.submit(fast.swap, KEY, [memoryview(b"x")], {0: size})
+        theirs = pool.submit(swap, slow, KEY, bytes(size), {1: 1})
+        ours = pool.submit(swap, fast, KEY, b"x", {0: size})
         ours.result(WAIT)
         theirs.result(WAIT)
         assert 0.52 <= time.monotonic() - started < 2.0
-        endless = pool.submit(slow.swap, StepKey("job", 1, 2), [memoryview(bytes(10**8))], {1: 1})
+        endless = pool.submit(swap, slow, StepKey("job", 1, 2), bytes(10**8), {1: 1})
         slow.abort("job", 1, "enough")
         assert "enough" in str(endless.exception(WAIT))
         started = time.monotonic()

@@ -24,7 +24,7 @@ def offer(inbox: Inbox, total_bytes: int, key: StepKey = KEY, data: bytes = b"")
     return inbox.offer(chunk, lambda: True)
 
 
-def test_size_beyond_the_bound_before_the_swap_takes_no_memory_and_fails_the_swap(inbox):
+def test_size_beyond_the_bound_before_it_is_wanted_takes_no_memory_and_fails_the_receive(inbox):
     assert offer(inbox, MAX_STEP_BYTES + 1, data=b"x") == 0
     assert inbox.held_bytes() == 0
     assert inbox.dropped().mismatched == 1
@@ -38,14 +38,14 @@ def test_size_that_no_machine_has_takes_no_memory(inbox):
     assert inbox.held_bytes() == 0
 
 
-def test_size_of_the_bound_before_the_swap_is_taken(inbox):
+def test_size_of_the_bound_before_it_is_wanted_is_taken(inbox):
     data = bytes(MAX_STEP_BYTES)
     assert offer(inbox, MAX_STEP_BYTES, data=data) == MAX_STEP_BYTES
     inbox.begin(KEY, {1: MAX_STEP_BYTES})
     assert inbox.collect(KEY, {1: MAX_STEP_BYTES})[1] == data
 
 
-def test_size_other_than_the_swap_says_takes_no_memory_and_fails_the_swap(inbox):
+def test_size_other_than_the_program_says_takes_no_memory_and_fails_the_receive(inbox):
     inbox.begin(KEY, {1: 10})
     assert offer(inbox, 11, data=b"x") == 0
     assert inbox.held_bytes() == 0
@@ -53,7 +53,7 @@ def test_size_other_than_the_swap_says_takes_no_memory_and_fails_the_swap(inbox)
         inbox.collect(KEY, {1: 10})
 
 
-def test_early_size_within_the_bound_that_the_swap_contradicts_fails_the_swap(inbox):
+def test_early_size_within_the_bound_that_the_program_contradicts_fails_the_receive(inbox):
     offer(inbox, 11, data=b"x")
     inbox.begin(KEY, {1: 10})
     with pytest.raises(ContributionMismatch, match="sends 11 bytes, the program says 10"):

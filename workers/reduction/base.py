@@ -1,0 +1,120 @@
+"""A segment's gradients, summed over the gang: the same bits at all pods.
+
+`Training` offers a segment as soon as it is dispatched and asks for totals when nothing is left to
+compute; between the two, a reduction copies, sends, receives and adds on threads of its own. Which
+bytes go where is the reduction's: workers.reduction.direct for two pods,
+workers.reduction.scattered for more.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from workers.exchange.base import GradientExchange, StepKey
+from workers.exchange.tree import Node
+from workers.payload import Payload
+from workers.program import Group
+
+Gradients = list[Group]
+"""The groups of one segment, summed over some slots."""
+
+Sums = Mapping[Node, Gradients]
+"""By node of the slot tree, in slot order."""
+
+Add = Callable[[Gradients, Gradients], Gradients]
+"""The program's own addition of two sums of one segment; the left one is donated."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SegmentLayout:
+    """How one segment is laid out in bytes, and how it is added."""
+
+    payload: Payload
+    group_sizes: tuple[int, ...]
+    """Arrays of each group."""
+    add: Add
+
+
+@dataclasses.dataclass(frozen=True)
+class Gang:
+    """What all reductions of one generation share."""
+
+    exchange: GradientExchange
+    member_index: int
+    num_members: int
+    segments: Sequence[SegmentLayout]
+    subtrees: Callable[[int], list[list[Node]]]
+    """Whose nodes of the slot tree are which at a step, by member."""
+
+    @property
+    def peers(self) -> list[int]:
+        """All members but this one."""
+        return [index for index in range(self.num_members) if index != self.member_index]
+
+    def root(self, step: int) -> Node:
+        """The node that all slots of a step are under."""
+        return (0, self.subtrees(step)[-1][-1][1])
+
+
+class ExchangeClock:
+    """How long a step's exchange lasts, from the first byte offered to the last one received."""
+
+    def __init__(self) -> None:
+        self._step = 0
+        self._began = self._ended = 0.0
+
+    def begin(self, step: int) -> None:
+        """Something of a step is sent now."""
+        if step != self._step:
+            self._step, self._began = step, time.perf_counter()
+
+    def end(self) -> None:
+        """Something of the step was received."""
+        self._ended = time.perf_counter()
+
+    def seconds(self) -> float:
+        """Of the last step."""
+        return self._ended - self._began
+
+
+class Reduction(Protocol):
+    """Used by one thread. Keys come in order, those of a step before those of the next."""
+
+    clock: ExchangeClock
+
+    def offer(self, key: StepKey, sums: Sums) -> None:
+        """This pod's sums of a segment over its nodes, which may still be in the making. Returns at
+        once; the arrays are the reduction's from here on."""
+        ...
+
+    def total(self, key: StepKey) -> Gradients:
+        """The sum over all slots, the same bits at all pods; once for every key that was offered.
+
+        Raises what GradientExchange.receive raises, and whatever the devices raise.
+        """
+        ...
+
+    def link_bytes(self, step: int) -> int:
+        """What this host sends to its peers for a step."""
+        ...
+
+    def close(self) -> None:
+        """Wait for what is under way; abort the exchange's generation first if that may hang."""
+        ...
+
+
+def grouped(arrays: Sequence, group_sizes: Sequence[int]) -> Gradients:
+    """Arrays in a row as the groups they make up."""
+    groups, start = [], 0
+    for size in group_sizes:
+        groups.append(list(arrays[start : start + size]))
+        start += size
+    return groups
+
+
+def flat(sums: Sums) -> list:
+    """All arrays of all nodes in a row."""
+    return [array for groups in sums.values() for group in groups for array in group]

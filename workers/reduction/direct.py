@@ -1,0 +1,61 @@
+"""Every pod sends its sums to every other, and each finishes the tree itself.
+
+For two pods no scheme sends less: each sends its gradient once, G bytes, which is 2(P-1)/P of it
+for P = 2, and after one trip over the link. For one pod it sends nothing.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+
+import jax
+
+from workers.exchange.base import StepKey
+from workers.exchange.tree import reduce_tree
+from workers.reduction.base import ExchangeClock, Gang, Gradients, Sums, flat, grouped
+
+
+class DirectReduction:
+    """One thread waits for the devices and sends; receiving and adding are the caller's."""
+
+    def __init__(self, gang: Gang) -> None:
+        self.clock = ExchangeClock()
+        self._gang = gang
+        self._sender = concurrent.futures.ThreadPoolExecutor(1, "send-gradients")
+        self._offered: dict[StepKey, tuple[Sums, concurrent.futures.Future[None]]] = {}
+
+    def offer(self, key: StepKey, sums: Sums) -> None:
+        self._offered[key] = (sums, self._sender.submit(self._send, key, sums))
+
+    def total(self, key: StepKey) -> Gradients:
+        sums, sent = self._offered.pop(key)
+        sent.result()
+        gang, layout = self._gang, self._gang.segments[key.segment]
+        everyone, held = gang.subtrees(key.step), dict(sums)
+        size = layout.payload.num_bytes
+        incoming = {peer: size * len(everyone[peer]) for peer in gang.peers}
+        received = gang.exchange.receive(key, incoming) if incoming else {}
+        self.clock.end()
+        for peer, data in received.items():
+            for position, node in enumerate(everyone[peer]):
+                arrays = layout.payload.arrays(data[position * size : (position + 1) * size])
+                held[node] = grouped(arrays, layout.group_sizes)
+        return reduce_tree(gang.root(key.step), lambda node: held.pop(node, None), layout.add)
+
+    def link_bytes(self, step: int) -> int:
+        gang = self._gang
+        once = sum(layout.payload.num_bytes for layout in gang.segments)
+        return once * len(gang.subtrees(step)[gang.member_index]) * len(gang.peers)
+
+    def close(self) -> None:
+        self._sender.shutdown()
+
+    def _send(self, key: StepKey, sums: Sums) -> None:
+        gang = self._gang
+        if not gang.peers:
+            return
+        mine = flat(sums)
+        jax.block_until_ready(mine)
+        self.clock.begin(key.step)
+        views = gang.segments[key.segment].payload.views(mine, len(sums))
+        gang.exchange.send(key, views, gang.peers)

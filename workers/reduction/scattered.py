@@ -1,0 +1,120 @@
+"""Every pod adds up its part of the gradient for all, and sends the sum on to all.
+
+Round 0 takes part j of every pod's sums to pod j; round 1 takes the total of part j from pod j to
+everyone. A pod sends (P-1)/P of the gradient twice: 2(P-1)/P of it, the least there is (Patarasuk
+and Yuan, Bandwidth optimal all-reduce algorithms, JPDC 2009). Where pods hold several subtrees of
+the slot tree, round 0 takes each of them, so that the total has the bits of any other number of
+pods.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from workers.exchange.base import StepKey
+from workers.exchange.tree import Node, reduce_tree
+from workers.payload import Part
+from workers.reduction.base import ExchangeClock, Gang, Gradients, Sums, flat, grouped
+
+Runs = list[jax.Array]
+"""A part, as one vector for every run of one dtype."""
+
+# Elementwise, so its bits are those of the program's own additions whatever the shapes.
+_add = jax.jit(lambda left, right: [a + b for a, b in zip(left, right, strict=True)])
+
+
+class ScatteredReduction:
+    """One thread waits for the devices and sends, one receives and adds this pod's parts."""
+
+    def __init__(self, gang: Gang) -> None:
+        self.clock = ExchangeClock()
+        self._gang = gang
+        self._parts = [layout.payload.parts(gang.num_members) for layout in gang.segments]
+        self._sender = concurrent.futures.ThreadPoolExecutor(1, "send-gradients")
+        self._adder = concurrent.futures.ThreadPoolExecutor(1, "add-gradients")
+        self._added: dict[StepKey, concurrent.futures.Future[memoryview]] = {}
+
+    def offer(self, key: StepKey, sums: Sums) -> None:
+        sent = self._sender.submit(self._send, key, sums)
+        self._added[key] = self._adder.submit(self._reduce, key, sent)
+
+    def total(self, key: StepKey) -> Gradients:
+        gang, layout = self._gang, self._gang.segments[key.segment]
+        mine = self._added.pop(key).result()
+        parts = self._parts[key.segment]
+        incoming = {peer: parts[peer].num_bytes for peer in gang.peers}
+        received = gang.exchange.receive(dataclasses.replace(key, round=1), incoming)
+        self.clock.end()
+        whole = memoryview(bytearray(layout.payload.num_bytes))
+        for member, part in enumerate(parts):
+            whole[part.start : part.stop] = received.get(member, mine)
+        return grouped(layout.payload.arrays(whole), layout.group_sizes)
+
+    def link_bytes(self, step: int) -> int:
+        gang, num_bytes = self._gang, 0
+        num_nodes = len(gang.subtrees(step)[gang.member_index])
+        for parts in self._parts:
+            num_bytes += num_nodes * sum(parts[peer].num_bytes for peer in gang.peers)
+            num_bytes += parts[gang.member_index].num_bytes * len(gang.peers)
+        return num_bytes
+
+    def close(self) -> None:
+        self._sender.shutdown()
+        self._adder.shutdown()
+
+    def _send(self, key: StepKey, sums: Sums) -> dict[Node, memoryview]:
+        """Returns this pod's own part of every node."""
+        gang, payload = self._gang, self._gang.segments[key.segment].payload
+        mine = flat(sums)
+        jax.block_until_ready(mine)
+        self.clock.begin(key.step)
+        size = len(mine) // len(sums)
+        views = [payload.views(mine[at : at + size], 1) for at in range(0, len(mine), size)]
+        parts = self._parts[key.segment]
+        for peer in gang.peers:
+            outgoing = [piece for node in views for piece in parts[peer].of(node)]
+            gang.exchange.send(key, outgoing, [peer])
+        own = parts[gang.member_index]
+        # Copied, so that nothing refers to the devices' memory any more.
+        return {
+            node: memoryview(bytearray().join(own.of(pieces)))
+            for node, pieces in zip(sums, views, strict=True)
+        }
+
+    def _reduce(
+        self, key: StepKey, sent: concurrent.futures.Future[dict[Node, memoryview]]
+    ) -> memoryview:
+        """Adds up this pod's part and sends the total on; returns it."""
+        gang = self._gang
+        held = sent.result()
+        everyone = gang.subtrees(key.step)
+        part = self._parts[key.segment][gang.member_index]
+        size = part.num_bytes
+        received = gang.exchange.receive(
+            key, {peer: size * len(everyone[peer]) for peer in gang.peers}
+        )
+        for peer, data in received.items():
+            for position, node in enumerate(everyone[peer]):
+                held[node] = data[position * size : (position + 1) * size]
+
+        def runs(node: Node) -> Runs | None:
+            return _on_device(part, held.pop(node)) if node in held else None
+
+        total = [np.asarray(run) for run in reduce_tree(gang.root(key.step), runs, _add)]
+        views = [run.reshape(-1).view(np.uint8).data for run in total]
+        gang.exchange.send(dataclasses.replace(key, round=1), views, gang.peers)
+        return memoryview(bytearray().join(views))
+
+
+def _on_device(part: Part, data: memoryview) -> Runs:
+    vectors, start = [], 0
+    for dtype, num_bytes in part.runs:
+        raw = np.frombuffer(data, np.uint8, num_bytes, start)
+        vectors.append(jnp.asarray(raw.view(dtype)))
+        start += num_bytes
+    return vectors
