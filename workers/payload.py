@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -100,16 +100,55 @@ class Payload:
 
     def arrays(self, data: memoryview) -> list[jax.Array]:
         """Arrays on this host's devices from a peer's bytes."""
-        arrays, offset = [], 0
+        pieces, offset = [], 0
         for buffer, shards in zip(self._buffers, self._shards, strict=True):
-            pieces = []
             for shard in shards:
                 raw = np.frombuffer(data, np.uint8, shard.num_bytes, offset)
-                piece = raw.view(buffer.dtype).reshape(shard.shape)
-                pieces += [jax.device_put(piece, device) for device in shard.devices]
+                pieces.append(raw.view(buffer.dtype).reshape(shard.shape))
                 offset += shard.num_bytes
+        return self._placed(pieces)
+
+    @property
+    def devices(self) -> list[Any]:
+        """Those of this host that hold a shard first, in order."""
+        first = [shard.devices[0] for shards in self._shards for shard in shards]
+        return list(dict.fromkeys(first))
+
+    def shapes_on(self, device: Any) -> list[tuple[tuple[int, ...], np.dtype[Any]]]:
+        """Shape and dtype of the shards that `device` holds first, in order."""
+        return [
+            (shard.shape, buffer.dtype)
+            for buffer, shards in zip(self._buffers, self._shards, strict=True)
+            for shard in shards
+            if shard.devices[0] == device
+        ]
+
+    def shards_on(self, device: Any, arrays: Sequence[jax.Array]) -> list[jax.Array]:
+        """The shards that `device` holds first, on that device."""
+        return [
+            next(held.data for held in array.addressable_shards if held.device == device)
+            for array, shards in zip(arrays, self._shards, strict=True)
+            for shard in shards
+            if shard.devices[0] == device
+        ]
+
+    def from_shards(self, shards_on: Mapping[Any, Sequence[jax.Array]]) -> list[jax.Array]:
+        """Arrays from what shards_on() gave for every device."""
+        left = {device: iter(shards) for device, shards in shards_on.items()}
+        return self._placed(
+            [next(left[shard.devices[0]]) for shards in self._shards for shard in shards]
+        )
+
+    def _placed(self, pieces: Sequence[np.ndarray | jax.Array]) -> list[jax.Array]:
+        """Arrays from one piece for every distinct shard."""
+        arrays, left = [], iter(pieces)
+        for buffer, shards in zip(self._buffers, self._shards, strict=True):
+            copies = []
+            for shard in shards:
+                piece = next(left)
+                copies += [jax.device_put(piece, device) for device in shard.devices]
             arrays.append(
-                jax.make_array_from_single_device_arrays(buffer.shape, buffer.sharding, pieces)
+                jax.make_array_from_single_device_arrays(buffer.shape, buffer.sharding, copies)
             )
         return arrays
 

@@ -25,8 +25,10 @@ from workers.exchange.tree import Node, SlotFold, maximal_subtrees
 from workers.orders import BatchPhase, JobOrder, StepRecord
 from workers.payload import Payload
 from workers.program import Group, Program, Segment
-from workers.reduction.base import Gang, Gradients, SegmentLayout, Sums, flat
+from workers.reduction.base import Gang, Gradients, Reduction, SegmentLayout, Sums, flat
+from workers.reduction.codec import Bfloat16, Int8
 from workers.reduction.direct import DirectReduction
+from workers.reduction.encoded import EncodedReduction, Rule
 from workers.reduction.scattered import ScatteredReduction
 from workers.slot_gradient import SlotGradient
 
@@ -82,9 +84,21 @@ class StepInFlight:
         )
 
 
+_METRICS = "metrics"
+"""The group that is summed with the gradients and is none."""
+
+
 def subtrees(phase: BatchPhase) -> list[list[Node]]:
     """The largest whole subtrees of the slot tree in each member's slots."""
     return [maximal_subtrees(phase.num_slots, mine.start, mine.stop) for mine in phase.slots]
+
+
+def _reduction(gang: Gang, order: JobOrder) -> Reduction:
+    rule = order.exchange
+    if gang.num_members > 1 and rule.dtype != "float32":
+        codec = Int8(rule.stochastic_rounding) if rule.dtype == "int8" else Bfloat16()
+        return EncodedReduction(gang, Rule(codec, rule.error_feedback, order.seed))
+    return ScatteredReduction(gang) if gang.num_members > 2 else DirectReduction(gang)
 
 
 def _sha256(lanes: jax.Array) -> bytes:
@@ -122,8 +136,7 @@ class Training:
             subtrees=lambda step: self._subtrees[order.phase(step).num_slots],
         )
         self._gang = gang
-        reduction = DirectReduction if gang.num_members <= 2 else ScatteredReduction
-        self._reduction = reduction(gang)
+        self._reduction = _reduction(gang, order)
         self._is_alone = gang.num_members == 1
         self._is_multi_host = jax.process_count() > 1
         # Several executions with collectives in flight deadlock XLA's CPU rendezvous, so a host
@@ -253,8 +266,13 @@ class Training:
 
     def _layout(self, segment: Segment) -> SegmentLayout:
         groups = self._program.groups
+        gradients = [name for name in segment.groups if name != _METRICS]
+        exact = [name for name in segment.groups if name == _METRICS]
+        assert segment.groups == (*gradients, *exact), "metrics come last in their segment"
         return SegmentLayout(
             Payload(self._program.buffers(segment.groups)),
+            self._program.buffers(gradients),
+            self._program.buffers(exact),
             tuple(len(groups[name]) for name in segment.groups),
             lambda left, right: self._run(segment.accumulate, *left, *right),
         )
@@ -277,6 +295,7 @@ class Training:
             # One step of run-ahead hides dispatch; more would only hide how long steps take.
             self._previous.block_until_ready()
         self._previous = record[0]
+        self._reduction.applied()
         end = time.perf_counter()
         seconds, self._last_end = end - self._last_end, end
         return StepInFlight(step, time.time(), seconds, spent, record[0], digest)

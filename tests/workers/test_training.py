@@ -20,6 +20,7 @@ NUM_SLOTS = {1: 4, 4: 6}
 """Of the steps from one on."""
 STEPS = 6
 ASSIGNMENT = Assignment("job", 1)
+FULL = ExchangeRule()
 
 
 class Batches:
@@ -58,36 +59,41 @@ def program(bigram):
     return Program(loaded.manifest, components, loaded.groups)
 
 
-def order_of(index: int, num_pods: int, overlap: bool = True) -> JobOrder:
+def order_of(index: int, num_pods: int, exchange: ExchangeRule) -> JobOrder:
     members = tuple(Member(f"pod-{i}", "") for i in range(num_pods))
     phases = tuple(
         BatchPhase(first_step, slots, tuple(range(*cut) for cut in slot_ranges(slots, num_pods)))
         for first_step, slots in NUM_SLOTS.items()
     )
     assigned = (ASSIGNMENT, "sha256:0", members, index, phases, 0, {}, 1)
-    return JobOrder(*assigned, target_steps=STEPS, exchange=ExchangeRule(overlap=overlap))
+    return JobOrder(*assigned, target_steps=STEPS, exchange=exchange)
 
 
-def member(program, exchange, index: int, num_pods: int, overlap: bool = True) -> Training:
-    order = order_of(index, num_pods, overlap)
+def member(program, exchange, index: int, num_pods: int, rule: ExchangeRule = FULL) -> Training:
+    order = order_of(index, num_pods, rule)
     peers = [i for i in range(num_pods) if i != index]
     names = {i: f"pod-{i}" for i in peers}
     exchange.join(Membership(ASSIGNMENT.job, ASSIGNMENT.generation, index, names, names, 1 << 30))
     return Training(order, program, Batches(order.my_slots), exchange, SoleAgreement())
 
 
-def run_gang(program, num_pods: int, overlap: bool = True, steps: int = STEPS):
+def run_gang(
+    program, num_pods: int, rule: ExchangeRule = FULL, steps: int = STEPS
+) -> list[list[StepRecord]]:
     """Every member's records of its steps."""
     link = LoopbackLink()
-    gang = [
-        member(program, LoopbackExchange(link), index, num_pods, overlap)
-        for index in range(num_pods)
-    ]
+    exchanges = [LoopbackExchange(link) for _ in range(num_pods)]
+    gang = [member(program, exchanges[index], index, num_pods, rule) for index in range(num_pods)]
 
     def train(training: Training) -> list[StepRecord]:
-        records = [training.step(step).settle() for step in range(1, steps + 1)]
-        training.close()
-        return records
+        try:
+            return [training.step(step).settle() for step in range(1, steps + 1)]
+        except Exception as error:
+            for exchange in exchanges:
+                exchange.abort(ASSIGNMENT.job, ASSIGNMENT.generation, f"a member failed: {error!r}")
+            raise
+        finally:
+            training.close()
 
     with concurrent.futures.ThreadPoolExecutor(num_pods) as pool:
         return list(pool.map(train, gang))
@@ -106,7 +112,7 @@ def alone(program):
 @pytest.mark.parametrize("overlap", [True, False])
 @pytest.mark.parametrize("num_pods", [2, 3, 4])
 def test_gang_of_any_size_makes_the_bits_of_one_pod(program, alone, num_pods, overlap):
-    for records in run_gang(program, num_pods, overlap):
+    for records in run_gang(program, num_pods, ExchangeRule(overlap=overlap)):
         assert bits(records) == alone
 
 
@@ -142,3 +148,29 @@ def test_step_of_four_pods_sends_no_more_than_an_all_reduce_must(program):
         least = 2 * (4 - 1) / 4 * (GRADIENTS + METRICS)
         # Parts end between elements: a few bytes each way.
         assert abs(first.link_bytes - least) <= 2 * 4 * 3 * 4
+
+
+@pytest.mark.parametrize("num_pods", [2, 3, 4])
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+@pytest.mark.parametrize("stochastic", [False, True])
+def test_encoded_gradients_leave_all_pods_with_the_same_bits(
+    program, alone, num_pods, dtype, stochastic
+):
+    rule = ExchangeRule(dtype=dtype, stochastic_rounding=stochastic)
+    first, *others = run_gang(program, num_pods, rule)
+    assert all(bits(other) == bits(first) for other in others)
+    assert bits(first) != alone
+    exact = [loss for _, loss in alone]
+    np.testing.assert_allclose([record.values[0] for record in first], exact, rtol=1e-3)
+
+
+def test_encoded_gradients_overlap_or_not_in_the_same_bits(program):
+    rules = [ExchangeRule(dtype="int8", overlap=overlap) for overlap in (True, False)]
+    one, other = (bits(run_gang(program, 2, rule)[0]) for rule in rules)
+    assert one == other
+
+
+@pytest.mark.parametrize(("dtype", "least"), [("bfloat16", 1.99), ("int8", 3.9)])
+def test_encoded_gradients_take_fewer_bytes(program, dtype, least):
+    (record,), _ = run_gang(program, 2, ExchangeRule(dtype=dtype), steps=1)
+    assert (GRADIENTS + METRICS) / record.link_bytes > least

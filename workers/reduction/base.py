@@ -16,7 +16,7 @@ from typing import Protocol
 from workers.exchange.base import GradientExchange, StepKey
 from workers.exchange.tree import Node
 from workers.payload import Payload
-from workers.program import Group
+from workers.program import Buffer, Group
 
 Gradients = list[Group]
 """The groups of one segment, summed over some slots."""
@@ -33,6 +33,10 @@ class SegmentLayout:
     """How one segment is laid out in bytes, and how it is added."""
 
     payload: Payload
+    encoded_buffers: Sequence[Buffer]
+    """Gradients, which may be encoded."""
+    exact_buffers: Sequence[Buffer]
+    """What comes behind them and must not be: sums of metrics."""
     group_sizes: tuple[int, ...]
     """Arrays of each group."""
     add: Add
@@ -95,6 +99,10 @@ class Reduction(Protocol):
 
         Raises what GradientExchange.receive raises, and whatever the devices raise.
         """
+        ...
+
+    def applied(self) -> None:
+        """The step whose totals were taken has become part of the state."""
         ...
 
     def link_bytes(self, step: int) -> int:

@@ -42,6 +42,9 @@ class DirectReduction:
                 held[node] = grouped(arrays, layout.group_sizes)
         return reduce_tree(gang.root(key.step), lambda node: held.pop(node, None), layout.add)
 
+    def applied(self) -> None:
+        """Nothing is carried from step to step."""
+
     def link_bytes(self, step: int) -> int:
         gang = self._gang
         once = sum(layout.payload.num_bytes for layout in gang.segments)

@@ -55,6 +55,9 @@ class ScatteredReduction:
             whole[part.start : part.stop] = received.get(member, mine)
         return grouped(layout.payload.arrays(whole), layout.group_sizes)
 
+    def applied(self) -> None:
+        """Nothing is carried from step to step."""
+
     def link_bytes(self, step: int) -> int:
         gang, num_bytes = self._gang, 0
         num_nodes = len(gang.subtrees(step)[gang.member_index])

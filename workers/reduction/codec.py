@@ -1,0 +1,93 @@
+"""What gradients are encoded as on the link, computed on the devices.
+
+Rows are encoded apart, so that a row can travel alone. R rows, N numbers of a row, C blocks of a
+row, K numbers of a block.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+
+BLOCK = 256
+"""Numbers that share a scale: 4 bytes for 256, so int8 takes 3.94 times less than float32."""
+
+
+class Codec(Protocol):
+    multiple: int
+    """Rows have a multiple of so many numbers."""
+
+    def row_bytes(self, count: int) -> int:
+        """Bytes of an encoded row of `count` numbers."""
+        ...
+
+    def encode(self, x_RN: jax.Array, key: jax.Array) -> jax.Array:
+        """uint8 [R, row_bytes(N)] of float32 [R, N]. `key` is for what is random."""
+        ...
+
+    def decode(self, encoded: jax.Array, count: int) -> jax.Array:
+        """float32 [R, count]."""
+        ...
+
+
+class Bfloat16:
+    """To the nearest number that bfloat16 has."""
+
+    multiple = 1
+
+    def row_bytes(self, count: int) -> int:
+        return 2 * count
+
+    def encode(self, x_RN: jax.Array, key: jax.Array) -> jax.Array:
+        return _bytes(x_RN.astype(jnp.bfloat16))
+
+    def decode(self, encoded: jax.Array, count: int) -> jax.Array:
+        pairs = encoded.reshape(encoded.shape[0], count, 2)
+        return jax.lax.bitcast_convert_type(pairs, jnp.bfloat16).astype(jnp.float32)
+
+
+class Int8:
+    """Whole multiples of a scale per block, -127 to 127 of them; the scale is float32.
+
+    A row is its scales and then its multiples. A block with a number that is not finite comes back
+    as one that has none, so that the fault stays visible.
+    """
+
+    multiple = BLOCK
+
+    def __init__(self, stochastic: bool) -> None:
+        """`stochastic` rounds up with the probability of the remainder, so that errors have mean 0;
+        otherwise to the nearest."""
+        self._stochastic = stochastic
+
+    def row_bytes(self, count: int) -> int:
+        return count + 4 * (count // BLOCK)
+
+    def encode(self, x_RN: jax.Array, key: jax.Array) -> jax.Array:
+        x_RCK = x_RN.reshape(x_RN.shape[0], -1, BLOCK)
+        scale_RC1 = jnp.abs(x_RCK).max(axis=-1, keepdims=True) / 127.0
+        # All zeros: any divisor but 0 will do.
+        multiples_RCK = x_RCK / jnp.where(scale_RC1 == 0.0, 1.0, scale_RC1)
+        if self._stochastic:
+            # 24 random bits are all that a float32 in [0, 1) has.
+            uniform_RCK = jax.random.uniform(key, x_RCK.shape)
+            rounded_RCK = jnp.floor(multiples_RCK + uniform_RCK)
+        else:
+            rounded_RCK = jnp.rint(multiples_RCK)
+        whole_RN = jnp.clip(rounded_RCK, -127.0, 127.0).astype(jnp.int8).reshape(x_RN.shape)
+        return jnp.concatenate([_bytes(scale_RC1[..., 0]), _bytes(whole_RN)], axis=1)
+
+    def decode(self, encoded: jax.Array, count: int) -> jax.Array:
+        rows, blocks = encoded.shape[0], count // BLOCK
+        words = encoded[:, : 4 * blocks].reshape(rows, blocks, 4)
+        scale_RC = jax.lax.bitcast_convert_type(words, jnp.float32)
+        whole_RN = jax.lax.bitcast_convert_type(encoded[:, 4 * blocks :], jnp.int8)
+        whole_RCK = whole_RN.reshape(rows, blocks, BLOCK).astype(jnp.float32)
+        return (whole_RCK * scale_RC[..., None]).reshape(rows, count)
+
+
+def _bytes(array: jax.Array) -> jax.Array:
+    """The bits of each row, uint8 [R, bytes]."""
+    return jax.lax.bitcast_convert_type(array, jnp.uint8).reshape(array.shape[0], -1)
