@@ -21,10 +21,10 @@ import jax
 from jax import export
 
 from model.layout import MESH_AXES
-from model.program import Component, Group, Program
+from model.program import Call, Component, Group, Program
 from model.sharding import abstract_mesh, named_sharding
 
-FORMAT = "landbridge.bundle/1"
+FORMAT = "landbridge.bundle/2"
 _FACTS = (
     "parameters",
     "compute_dtype",
@@ -48,6 +48,11 @@ def manifest(program: Program, platform: str) -> dict[str, Any]:
             name: _component_entry(name, component)
             for name, component in program.components.items()
         },
+        "slot": [_call_entry(call) for call in program.slot],
+        "segments": [
+            {"groups": list(segment.groups), "accumulate": segment.accumulate}
+            for segment in program.segments
+        ],
         **{fact: program.facts.get(fact) for fact in _FACTS},
     }
 
@@ -69,7 +74,9 @@ def export_component(program: Program, component: Component, platform: str) -> b
 
 
 def bundle_bytes(program: Program, platform: str) -> bytes:
-    """The whole bundle file."""
+    """The whole bundle file. Raises ValueError where the program contradicts itself."""
+    for call in program.slot:
+        _check_call(program, call)
     entries = {
         f"{name}.stablehlo": export_component(program, component, platform)
         for name, component in program.components.items()
@@ -130,6 +137,19 @@ def _check_outputs(exported: export.Exported, outputs: Group) -> None:
         raise ValueError(f"{exported.fun_name} returns {found}, its groups declare {declared}")
 
 
+def _check_call(program: Program, call: Call) -> None:
+    component = program.components[call.component]
+    pairs = ((component.inputs, call.inputs), (component.outputs, call.outputs))
+    for declared, bound in pairs:
+        for wanted, given in zip(declared, bound, strict=True):
+            if _layout(program.groups[wanted]) != _layout(program.groups[given]):
+                raise ValueError(f"{call.component} is for {wanted} and called with {given}")
+
+
+def _layout(group: Group) -> list[tuple[object, ...]]:
+    return [(buffer.shape, buffer.dtype, buffer.spec) for buffer in group]
+
+
 def _group_entry(group: Group) -> list[dict[str, Any]]:
     return [
         {
@@ -141,6 +161,15 @@ def _group_entry(group: Group) -> list[dict[str, Any]]:
         | ({} if buffer.fields is None else {"fields": list(buffer.fields)})
         for buffer in group
     ]
+
+
+def _call_entry(call: Call) -> dict[str, Any]:
+    return {
+        "component": call.component,
+        "inputs": list(call.inputs),
+        "outputs": list(call.outputs),
+        "values": dict(call.values),
+    }
 
 
 def _component_entry(name: str, component: Component) -> dict[str, Any]:

@@ -53,5 +53,12 @@ def forward_flops_per_token(config: ModelConfig, sequence_length: int) -> int:
     return 2 * parameter_count(config) + _attention_forward_flops(config, sequence_length)
 
 
+def forward_and_readout_flops_per_token(config: ModelConfig, sequence_length: int) -> int:
+    """FLOPs of one training token up to the gradient of the last layer's output: the forward pass,
+    and the two gradients of the product that gives the logits, 4DV."""
+    readout = 4 * config.model_dim * config.vocab_size
+    return forward_flops_per_token(config, sequence_length) + readout
+
+
 def _attention_forward_flops(config: ModelConfig, sequence_length: int) -> int:
     return 4 * config.num_layers * config.num_heads * config.head_dim * sequence_length

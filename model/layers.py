@@ -8,6 +8,8 @@ Suffixes: B batch, L length of the queries, M length of the keys, D model dim, H
 F feed-forward.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -19,7 +21,7 @@ from model.products import project
 _NORM_EPSILON = 1e-6
 _ROTARY_BASE = 10_000.0
 
-# Cosines and sines [L, P], P = K / 2.
+# Cosines and sines [1, L, 1, P], P = K / 2, in the compute dtype.
 Rotary = tuple[jax.Array, jax.Array]
 
 
@@ -35,35 +37,48 @@ def kernel(
     return nnx.Param(values * fan_in**-0.5, logical_axes=logical_axes)
 
 
-class Norm(nnx.Module):
+# Recomputed in the backward pass, always: keeping its parts would store three more [B, L, D], in
+# float32. Inside a scan there is nothing that could be shared with the recomputation.
+@functools.partial(jax.checkpoint, prevent_cse=False)
+def normalise(x_BLD: jax.Array, scale_D: jax.Array) -> jax.Array:
     """Layer norm over the model dim with a scale and no bias; computed in float32."""
+    wide_BLD = x_BLD.astype(jnp.float32)
+    centred_BLD = wide_BLD - wide_BLD.mean(axis=-1, keepdims=True)
+    variance_BL1 = jnp.square(centred_BLD).mean(axis=-1, keepdims=True)
+    normal_BLD = centred_BLD * jax.lax.rsqrt(variance_BL1 + _NORM_EPSILON)
+    return (normal_BLD * scale_D).astype(x_BLD.dtype)
+
+
+class Norm(nnx.Module):
+    """The scale of one layer norm, and its application."""
 
     def __init__(self, config: ModelConfig) -> None:
         ones = jnp.ones((config.model_dim,), jnp.dtype(config.param_dtype))
         self.scale = nnx.Param(ones, logical_axes=("embed",))
 
     def __call__(self, x_BLD: jax.Array) -> jax.Array:
-        wide_BLD = x_BLD.astype(jnp.float32)
-        centred_BLD = wide_BLD - wide_BLD.mean(axis=-1, keepdims=True)
-        variance_BL1 = jnp.square(centred_BLD).mean(axis=-1, keepdims=True)
-        normal_BLD = centred_BLD * jax.lax.rsqrt(variance_BL1 + _NORM_EPSILON)
-        return (normal_BLD * self.scale[...]).astype(x_BLD.dtype)
+        return normalise(x_BLD, self.scale[...])
 
 
-def rotary_table(length: int, head_dim: int) -> Rotary:
-    """Cosines and sines of the angles l / base^(2i/K); computed once for all layers."""
+def rotary_table(length: int, head_dim: int, dtype: str = "float32") -> Rotary:
+    """Cosines and sines of the angles l / base^(2i/K); computed once for all layers.
+
+    Their shape and dtype are those they are multiplied in: what a layer keeps for its backward pass
+    is then the table itself and no copy of its own.
+    """
     frequency_P = _ROTARY_BASE ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
     angle_LP = jnp.arange(length, dtype=jnp.float32)[:, None] * frequency_P
-    return jnp.cos(angle_LP), jnp.sin(angle_LP)
+    angle_1L1P = angle_LP[None, :, None, :]
+    return jnp.cos(angle_1L1P).astype(dtype), jnp.sin(angle_1L1P).astype(dtype)
 
 
-def rotate(x_BLHK: jax.Array, rotary_LP: Rotary) -> jax.Array:
+def rotate(x_BLHK: jax.Array, rotary: Rotary) -> jax.Array:
     """Rotary position embedding: turns the pair (i, i + K/2) at position l by the table's angle."""
-    cos_L1P, sin_L1P = (table_LP[:, None, :].astype(x_BLHK.dtype) for table_LP in rotary_LP)
+    cos_1L1P, sin_1L1P = rotary
     first_BLHP, second_BLHP = jnp.split(x_BLHK, 2, axis=-1)
     turned = (
-        first_BLHP * cos_L1P - second_BLHP * sin_L1P,
-        second_BLHP * cos_L1P + first_BLHP * sin_L1P,
+        first_BLHP * cos_1L1P - second_BLHP * sin_1L1P,
+        second_BLHP * cos_1L1P + first_BLHP * sin_1L1P,
     )
     return jnp.concatenate(turned, axis=-1)
 
@@ -79,10 +94,10 @@ class Attention(nnx.Module):
         self.value = kernel(rngs, config, (D, K), ("embed", None), D)
         self.out = kernel(rngs, config, (H, K, D), ("heads", None, "embed"), H * K)
 
-    def __call__(self, x_BLD: jax.Array, rotary_LP: Rotary) -> jax.Array:
-        q_BLHK = rotate(project(x_BLD, self.query[...]), rotary_LP)
+    def __call__(self, x_BLD: jax.Array, rotary: Rotary) -> jax.Array:
+        q_BLHK = rotate(project(x_BLD, self.query[...]), rotary)
         k_BM1K = jnp.expand_dims(project(x_BLD, self.key[...]), 2)
-        k_BMK = rotate(k_BM1K, rotary_LP)[:, :, 0]
+        k_BMK = rotate(k_BM1K, rotary)[:, :, 0]
         v_BMK = project(x_BLD, self.value[...])
         core = jax.checkpoint(attend) if self.remat == "attention" else attend
         return project(core(q_BLHK, k_BMK, v_BMK), self.out[...], 2)
@@ -116,6 +131,6 @@ class Block(nnx.Module):
         self.attention = Attention(config, rngs=rngs)
         self.mlp = SwiGlu(config, rngs=rngs)
 
-    def __call__(self, x_BLD: jax.Array, rotary_LP: Rotary) -> jax.Array:
+    def __call__(self, x_BLD: jax.Array, rotary: Rotary) -> jax.Array:
         normal_BLD = self.norm(x_BLD)
-        return x_BLD + self.mlp(normal_BLD) + self.attention(normal_BLD, rotary_LP)
+        return x_BLD + self.mlp(normal_BLD) + self.attention(normal_BLD, rotary)

@@ -1,14 +1,11 @@
 """The PaLM training program: the groups and components of one step.
 
-A slot is one microbatch. `forward_backward` gives the gradients of one slot's mean loss and sums of
-its metrics; `accumulate` adds two such results and nothing else, so that a fixed tree of additions
-gives the same bits on any number of pods; `apply_update` divides by the number of slots summed,
-clips and updates. The order of a group's arrays is that of its names, sorted.
-
-Suffixes: B batch, L length.
+A slot is one microbatch. The calls of model.palm_gradient give the gradients of one slot's mean
+loss and sums of its metrics, in segments; a segment's `accumulate` adds two such results and
+nothing else, so that a fixed tree of additions gives the same bits on any number of pods;
+`apply_update` divides by the number of slots summed, clips and updates. The order of a group's
+arrays is that of its names, sorted.
 """
-
-import operator
 
 import jax
 import jax.numpy as jnp
@@ -16,16 +13,12 @@ import optax
 
 from model import digest, flops, palm
 from model.config import ModelConfig, OptimizerConfig, SlotConfig
-from model.layout import dim_spec
-from model.loss import token_losses
 from model.optimizer import build_optimizer
+from model.palm_gradient import Arrays, PalmGradient
 from model.program import Buffer, Component, Group, Program
-from model.sharding import abstract_mesh
+from model.segments import segment_count
 
-_METRICS = ("loss", "weight", "z_loss")
 _RECORD = ("loss", "grad_norm", "learning_rate")
-
-Arrays = tuple[jax.Array, ...]
 
 
 def palm_program(
@@ -34,79 +27,66 @@ def palm_program(
     optimizer: OptimizerConfig,
     slot: SlotConfig,
     mesh_shape: tuple[int, int],
+    num_segments: int | None = None,
 ) -> Program:
-    """The program of one job; the configurations must have passed model.config.problems."""
-    parts = _PalmComponents(model, optimizer, mesh_shape)
+    """The program of one job; the configurations must have passed model.config.problems. The number
+    of segments of the layers is model.segments.segment_count unless given."""
+    gradient = PalmGradient(model, slot, mesh_shape, num_segments or segment_count(model))
+    step = _PalmStep(model, optimizer, gradient)
     tokens = slot.microbatch * slot.sequence_length
     length = slot.sequence_length
-    model_flops = flops.model_flops_per_token(model, length)
-    hardware_flops = flops.hardware_flops_per_token(model, length)
+    segments = gradient.segments()
+    gradients = tuple(name for segment in segments for name in segment.groups)
     evaluate_flops = tokens * flops.forward_flops_per_token(model, length)
     return Program(
         name=name,
         mesh_shape=mesh_shape,
-        groups=parts.groups(slot),
+        groups=gradient.groups() | step.groups(),
         components={
-            "init": Component(parts.init, ("seed",), ("params", "optimizer")),
-            "forward_backward": Component(
-                parts.forward_backward,
-                ("params", "batch"),
-                ("grads", "metrics"),
-                flops=tokens * hardware_flops,
-            ),
-            "accumulate": Component(
-                parts.accumulate,
-                ("grads", "metrics", "grads", "metrics"),
-                ("grads", "metrics"),
-                donated=(0, 1),
-            ),
+            "init": Component(step.init, ("seed",), ("params", "optimizer")),
+            **gradient.components(),
             "apply_update": Component(
-                parts.apply_update,
-                ("params", "optimizer", "grads", "metrics"),
+                step.apply_update,
+                ("params", "optimizer", *gradients),
                 ("params", "optimizer", "record"),
                 donated=(0, 1),
             ),
             "evaluate": Component(
-                parts.evaluate, ("params", "batch"), ("metrics",), flops=evaluate_flops
+                step.evaluate, ("params", "batch"), ("metrics",), flops=evaluate_flops
             ),
-            "digest": Component(parts.digest, ("params", "optimizer"), ("digest",)),
+            "digest": Component(step.digest, ("params", "optimizer"), ("digest",)),
         },
+        slot=gradient.calls(),
+        segments=segments,
         facts={
             "parameters": flops.parameter_count(model),
             "compute_dtype": model.compute_dtype,
-            "model_flops_per_token": model_flops,
-            "hardware_flops_per_token": hardware_flops,
+            "model_flops_per_token": flops.model_flops_per_token(model, length),
+            "hardware_flops_per_token": flops.hardware_flops_per_token(model, length),
             "tokens_per_slot": tokens,
         },
     )
 
 
-class _PalmComponents:
-    """The component functions, and the layout of the trees behind their flat arguments."""
+class _PalmStep:
+    """What is done with the gradients of a step, and with the state between steps."""
 
     def __init__(
-        self, model: ModelConfig, optimizer: OptimizerConfig, mesh_shape: tuple[int, int]
+        self, model: ModelConfig, optimizer: OptimizerConfig, gradient: PalmGradient
     ) -> None:
         self.model = model
         self.optimizer = build_optimizer(optimizer)
-        self.mesh_shape = mesh_shape
-        self.mesh = abstract_mesh(mesh_shape)
-        self.params = _parameter_group(model, mesh_shape)
+        self.gradient = gradient
+        self.params = gradient.params
         abstract = {b.name: jax.ShapeDtypeStruct(b.shape, jnp.float32) for b in self.params}
         self.state = jax.eval_shape(self.optimizer.init, abstract)
         self.state_tree = jax.tree.structure(self.state)
 
-    def groups(self, slot: SlotConfig) -> dict[str, Group]:
-        shape = (slot.microbatch, slot.sequence_length)
-        spec = dim_spec(("batch", None), shape, self.mesh_shape)
+    def groups(self) -> dict[str, Group]:
         optimizer = self._optimizer_group()
         lanes = digest.LANES * (len(self.params) + len(optimizer))
         return {
-            "params": self.params,
             "optimizer": optimizer,
-            "batch": tuple(Buffer(name, shape, "int32", spec) for name in ("inputs", "targets")),
-            "grads": self.params,
-            "metrics": tuple(Buffer.replicated(name, (), "float32") for name in _METRICS),
             "record": (Buffer.replicated("record", (len(_RECORD),), "float32", _RECORD),),
             "seed": (Buffer.replicated("seed", (), "uint32"),),
             "digest": (Buffer.replicated("digest", (lanes,), "uint32"),),
@@ -116,27 +96,12 @@ class _PalmComponents:
         parameters = palm.initial_parameters(self.model, seed)
         return self._flat(parameters, self.optimizer.init(_wide(parameters)))
 
-    def forward_backward(self, *arrays: jax.Array) -> Arrays:
-        *flat, inputs_BL, targets_BL = arrays
-
-        def loss(parameters: palm.Parameters) -> tuple[jax.Array, Arrays]:
-            metrics = self._slot_metrics(parameters, inputs_BL, targets_BL)
-            return metrics[0] + metrics[2], metrics
-
-        gradients, metrics = jax.grad(loss, has_aux=True)(self._parameters(flat))
-        return *self._flat(gradients), *metrics
-
-    def accumulate(self, *arrays: jax.Array) -> Arrays:
-        half = len(arrays) // 2
-        return tuple(map(operator.add, arrays[:half], arrays[half:]))
-
     def apply_update(self, *arrays: jax.Array) -> Arrays:
         num_params = len(self.params)
-        num_state = self.state_tree.num_leaves
-        parameters = self._parameters(arrays[:num_params])
-        state = jax.tree.unflatten(self.state_tree, arrays[num_params : num_params + num_state])
-        loss, weight, _ = arrays[-len(_METRICS) :]
-        gradients = self._parameters(arrays[num_params + num_state : -len(_METRICS)])
+        num_state = num_params + self.state_tree.num_leaves
+        parameters = self.gradient.parameters(arrays[:num_params])
+        state = jax.tree.unflatten(self.state_tree, arrays[num_params:num_state])
+        gradients, (loss, weight, _) = self.gradient.joined(arrays[num_state:])
         mean = {name: gradient / weight for name, gradient in _wide(gradients).items()}
         learning_rate = self.optimizer.next_learning_rate(state)
         record = jnp.stack([loss / weight, optax.tree.norm(mean), learning_rate])
@@ -149,21 +114,12 @@ class _PalmComponents:
 
     def evaluate(self, *arrays: jax.Array) -> Arrays:
         *flat, inputs_BL, targets_BL = arrays
-        return self._slot_metrics(self._parameters(flat), inputs_BL, targets_BL)
+        parameters = self.gradient.parameters(tuple(flat))
+        logits_BLV = palm.logits(self.model, parameters, inputs_BL, self.gradient.mesh)
+        return self.gradient.metrics(logits_BLV, targets_BL)
 
     def digest(self, *arrays: jax.Array) -> Arrays:
         return (digest.digest(arrays),)
-
-    def _slot_metrics(
-        self, parameters: palm.Parameters, inputs_BL: jax.Array, targets_BL: jax.Array
-    ) -> Arrays:
-        logits_BLV = palm.logits(self.model, parameters, inputs_BL, self.mesh)
-        nll_BL, z_loss_BL = token_losses(logits_BLV, targets_BL)
-        return nll_BL.mean(), jnp.float32(1.0), z_loss_BL.mean()
-
-    def _parameters(self, flat: list[jax.Array] | Arrays) -> palm.Parameters:
-        names = (buffer.name for buffer in self.params)
-        return dict(zip(names, flat, strict=True))
 
     def _flat(self, parameters: palm.Parameters, *states: optax.OptState) -> Arrays:
         ordered = [parameters[buffer.name] for buffer in self.params]
@@ -186,9 +142,3 @@ def _wide(arrays: palm.Parameters) -> palm.Parameters:
     """In float32, where optimizers work."""
     return {name: array.astype(jnp.float32) for name, array in arrays.items()}
 
-
-def _parameter_group(model: ModelConfig, mesh_shape: tuple[int, int]) -> Group:
-    return tuple(
-        Buffer(name, info.shape, info.dtype, dim_spec(info.logical_axes, info.shape, mesh_shape))
-        for name, info in sorted(palm.parameter_info(model).items())
-    )

@@ -58,9 +58,33 @@ class Component:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Call:
+    """A run of a component on groups with the same buffers as those it declares.
+
+    `values` are scalars among the inputs that whoever calls fills in.
+    """
+
+    component: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    values: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Segment:
+    """Groups of gradients that are complete together, and the component that adds two of them."""
+
+    groups: tuple[str, ...]
+    accumulate: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Program:
     """Everything a worker needs to know, apart from how it is written down.
 
+    `slot` computes the gradient of one slot from params and batch; a name stands for what the last
+    call that output it returned. `segments` are in the order in which they become complete, which
+    is when the last of their groups was output. Both are empty in a program without gradients.
     `facts` are the manifest's other entries (parameters, FLOPs per token and so on); None where a
     program has no such number.
     """
@@ -69,8 +93,15 @@ class Program:
     mesh_shape: tuple[int, int]
     groups: Mapping[str, Group]
     components: Mapping[str, Component]
+    slot: tuple[Call, ...] = ()
+    segments: tuple[Segment, ...] = ()
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def buffers(self, names: tuple[str, ...]) -> Group:
         """The buffers of several groups, in order."""
         return tuple(buffer for name in names for buffer in self.groups[name])
+
+    @property
+    def gradients(self) -> tuple[str, ...]:
+        """The groups of all segments, in order: what `apply_update` takes behind the state."""
+        return tuple(name for segment in self.segments for name in segment.groups)
