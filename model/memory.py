@@ -90,7 +90,7 @@ def _shard_shape(info: ParameterInfo, mesh_shape: tuple[int, int]) -> Iterator[i
 def _activation_bytes(model: ModelConfig, slot: SlotConfig, mesh: MeshConfig) -> int:
     item = ITEM_BYTES[model.compute_dtype]
     tokens = slot.microbatch * slot.sequence_length / mesh.data
-    kept = tokens * item * _kept_per_token(model, model.remat, slot.sequence_length, mesh)
+    kept = tokens * item * kept_per_token(model, model.remat, slot.sequence_length, mesh)
     layer = tokens * item * _layer_per_token(model, slot.sequence_length, mesh)
     # Logits and their gradient in the compute dtype, and the softmax in float32.
     logits = tokens * (model.vocab_size / mesh.model) * (2 * item + 4)
@@ -102,24 +102,25 @@ def _activation_bytes(model: ModelConfig, slot: SlotConfig, mesh: MeshConfig) ->
     return round(model.num_layers * kept + max(layer, logits) + gathered)
 
 
-def _kept_per_token(model: ModelConfig, remat: str, length: int, mesh: MeshConfig) -> float:
+def kept_per_token(model: ModelConfig, remat: str, length: int, mesh: MeshConfig) -> float:
     """Numbers a layer keeps for its backward pass."""
+    # A fully sharded activation per layer (PaLM, section 4): the layer's input.
+    kept = model.model_dim / mesh.model
     if remat == "full":
-        # One fully sharded activation per layer (PaLM, section 4).
-        return model.model_dim / mesh.model
+        return kept
     heads = model.num_heads * model.head_dim / mesh.model
     feed_forward = model.mlp_dim / mesh.model
-    # The norm and its input; queries and attended values; key and value; gate, up, their product.
-    kept = 2 * model.model_dim + 2 * heads + 2 * model.head_dim + 3 * feed_forward
+    # The norm; queries and attended values; key and value; gate, up, their product.
+    kept += model.model_dim / mesh.model + 2 * heads + 2 * model.head_dim + 3 * feed_forward
     if remat == "none":
-        # Attention weights and the scaled queries they came from.
-        kept += model.num_heads / mesh.model * length + heads
+        # Attention weights and their sums.
+        kept += model.num_heads / mesh.model * (length + 1)
     return kept
 
 
 def _layer_per_token(model: ModelConfig, length: int, mesh: MeshConfig) -> float:
     """Numbers of the layer that is worked on: all it may keep, and gradients of scores and MLP."""
-    everything = _kept_per_token(model, "none", length, mesh)
+    everything = kept_per_token(model, "none", length, mesh)
     return everything + (model.num_heads * length + 2 * model.mlp_dim) / mesh.model
 
 

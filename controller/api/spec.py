@@ -189,6 +189,9 @@ class Exchange(Section):
     mode: Literal["full", "diloco", "streaming_diloco", "auto"] = "full"
     dtype: Literal["float32", "bfloat16", "int8"] = "float32"
     overlap: bool = False
+    segments: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """Groups of layers whose gradients become ready, and are summed, one after the other; by
+    default as many as the model's size suggests."""
     reproducible: bool = True
 
 
