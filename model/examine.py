@@ -10,8 +10,8 @@ before optimization, which takes the body of a loop once. "planned" is the arith
 gradient of a slot: "bytes_per_device" without optimizer state (model.memory) and "pod_traffic"
 (model.pod_traffic). With --compile, the components of a slot's calls are also compiled for a pod of
 TPUs that need not exist, such as v4:12x16x16 (model.topology), and "compiled" says what the
-compiler plans. Exit statuses are those of model.lower, and 4 where the compiler can not be had or does not take the
-program; then the line is {"error"}.
+compiler plans. Exit statuses are those of model.lower, and 4 where the compiler can not be had or
+does not take the program; then the line is {"error"}.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
 
 The request is {"model": {}, "train": {"microbatch", "sequence_length", "optimizer": {}}, "mesh":
 {"data", "model"}, "exchange": {"segments"}, "platform", "name"}; without `exchange` the model
-decides the number of segments (model.segments). Exit 0: the last line of stdout is {"digest", "path",
-"bytes", "manifest"}. Exit 3: the request is wrong and the line is {"problems": [{"pointer",
+decides the number of segments (model.segments). Exit 0: the last line of stdout is {"digest",
+"path", "bytes", "manifest"}. Exit 3: the request is wrong and the line is {"problems": [{"pointer",
 "detail", "hint"}]}. Anything else is a traceback and exit 1. The request is checked before jax is
 imported.
 """

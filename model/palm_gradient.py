@@ -10,6 +10,7 @@ Suffixes: B batch, L length, D model dim, V vocabulary.
 
 import dataclasses
 import operator
+from collections.abc import Callable
 
 import jax
 
@@ -61,9 +62,7 @@ class PalmGradient:
                 self._buffer(f"residual_{index}", *residual) for index, residual in enumerate(kept)
             ),
             "cotangent": (
-                self._buffer(
-                    "cotangent", activation, self.model.compute_dtype, palm.RESIDUAL_AXES
-                ),
+                self._buffer("cotangent", activation, self.model.compute_dtype, palm.RESIDUAL_AXES),
             ),
             "grads_readout": ends,
             **{f"grads_{k}": self._stacked(size) for k, (_, size) in enumerate(self.layers)},
@@ -166,7 +165,7 @@ class PalmGradient:
         (dends, dx_BLD), metrics = jax.grad(loss, argnums=(0, 1), has_aux=True)(ends, x_BLD)
         return *kept, dx_BLD, *(dends[name] for name in sorted(dends)), *metrics
 
-    def _backward_of(self, size: int):  # noqa: ANN202
+    def _backward_of(self, size: int) -> Callable[..., Arrays]:
         def backward_of(*arrays: jax.Array) -> Arrays:
             num_params = len(self.params)
             parameters = self.parameters(arrays[:num_params])

@@ -141,4 +141,3 @@ class _PalmStep:
 def _wide(arrays: palm.Parameters) -> palm.Parameters:
     """In float32, where optimizers work."""
     return {name: array.astype(jnp.float32) for name, array in arrays.items()}
-

@@ -90,8 +90,8 @@ def held_in_a_step(plan: Document, examined: Document) -> Document:
     last of the topology's devices and None where they are not known.
 
     The gradient step is a slot's calls: parameters, gradients and all that is held between, gaps
-    in the compiler's heaps included, because the runtime reserves a heap as a whole. Gradients of other slots are those that wait
-    to be added.
+    in the compiler's heaps included, because the runtime reserves a heap as a whole. Gradients of
+    other slots are those that wait to be added.
     """
     compiled, planned = examined["compiled"], examined["planned"]["bytes_per_device"]
     need = plan["bytes_per_device"]

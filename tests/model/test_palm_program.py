@@ -54,9 +54,7 @@ def test_slot_metrics_agree_with_evaluate(small_program, functions, initial_stat
     assert 0 < z_loss < 0.1 * loss
 
 
-def test_slot_gradient_matches_a_finite_difference(
-    small_program, functions, initial_state
-):
+def test_slot_gradient_matches_a_finite_difference(small_program, functions, initial_state):
     num_params = len(small_program.groups["params"])
     params = list(initial_state[:num_params])
     groups = run_slot(small_program, functions, params, batch())
