@@ -36,7 +36,7 @@ class BareLoop:
         return self._process.ask(f"run {steps}")
 
     def slot_seconds(self) -> float:
-        """Seconds of one forward_backward and nothing else: a median."""
+        """Seconds of the calls of one slot and nothing else: a median."""
         return self._process.ask("slot_seconds")
 
     def peak_flops_per_second(self) -> float:
@@ -51,6 +51,10 @@ class BareLoop:
     def group_bytes(self) -> dict[str, int]:
         """Bytes of every group of buffers, by name."""
         return self._process.ask("group_bytes")
+
+    def slot(self) -> dict[str, Any]:
+        """The manifest's calls of a slot and segments: {"slot", "segments"}."""
+        return self._process.ask("slot")
 
     def resident_bytes(self, steps: int) -> int:
         """By how much the process grew at its largest while it ran so many steps, with the state
@@ -78,6 +82,10 @@ class _Loop:
         self._num_slots = num_slots
         self._state: list[Group] = []
         self._batches: list[list[np.ndarray]] = []
+        self._calls: list[dict[str, Any]] = program.manifest["slot"]
+        self._segments: list[dict[str, Any]] = program.manifest["segments"]
+        # The scalars of every call, placed once.
+        self._values: list[dict[str, Group]] = []
 
     def run(self, steps: str) -> list[float]:
         import jax
@@ -85,17 +93,16 @@ class _Loop:
         self._begin()
         # The shortest steps take 20 microseconds, so nothing is looked up inside the loop.
         call, batches, pairs = self._program.components, self._batches, self._pairs
-        has_gradients = self._program.has_gradients
         params, optimizer = self._state
         seconds = []
         for _ in range(int(steps)):
             start = time.perf_counter()
             total: list[Group] = []
-            if has_gradients:
+            if self._calls:
                 for rows in batches:
                     batch = [jax.device_put(row, b.sharding) for row, b in pairs(rows)]
-                    slot = call["forward_backward"](params, batch)
-                    total = call["accumulate"](*total, *slot) if total else slot
+                    slot = self._slot(params, batch)
+                    total = self._added(total, slot) if total else slot
             params, optimizer, record = call["apply_update"](params, optimizer, *total)
             record[0].block_until_ready()
             seconds.append(time.perf_counter() - start)
@@ -111,9 +118,7 @@ class _Loop:
         seconds = []
         for _ in range(RUNS_OF_A_SLOT):
             start = time.perf_counter()
-            jax.block_until_ready(
-                self._program.components["forward_backward"](self._state[0], slot)
-            )
+            jax.block_until_ready(self._slot(self._state[0], slot))
             seconds.append(time.perf_counter() - start)
         return table.median(seconds)
 
@@ -132,6 +137,9 @@ class _Loop:
             needs[name] = {**component.device_bytes, "outputs": max(0, outputs)}
         return needs
 
+    def slot(self) -> dict[str, Any]:
+        return {"slot": self._calls, "segments": self._segments}
+
     def group_bytes(self) -> dict[str, int]:
         groups = self._program.groups
         return {name: sum(buffer.num_bytes for buffer in group) for name, group in groups.items()}
@@ -144,6 +152,23 @@ class _Loop:
         self.run(steps)
         return _status_bytes("VmHWM") - before
 
+    def _slot(self, params: Group, batch: Group) -> list[Group]:
+        """The groups of all segments, in order."""
+        call, at = self._program.components, {"params": params, "batch": batch}
+        for entry, values in zip(self._calls, self._values, strict=True):
+            at.update(values)
+            given = [at[name] for name in entry["inputs"]]
+            at.update(zip(entry["outputs"], call[entry["component"]](*given), strict=True))
+        return [at[name] for entry in self._segments for name in entry["groups"]]
+
+    def _added(self, left: list[Group], right: list[Group]) -> list[Group]:
+        total: list[Group] = []
+        for entry in self._segments:
+            part = slice(len(total), len(total) + len(entry["groups"]))
+            add = self._program.components[entry["accumulate"]]
+            total += add(*left[part], *right[part])
+        return total
+
     def _begin(self) -> None:
         import jax
 
@@ -153,6 +178,13 @@ class _Loop:
         seed = jax.device_put(np.uint32(0), groups["seed"][0].sharding)
         self._state = call["init"]([seed])
         tokens = np.random.default_rng(0)
+        self._values = [
+            {
+                name: [jax.device_put(np.int32(value), groups[name][0].sharding)]
+                for name, value in entry["values"].items()
+            }
+            for entry in self._calls
+        ]
         self._batches = [
             [tokens.integers(0, 256, b.shape, dtype=np.int32) for b in groups.get("batch", ())]
             for _ in range(self._num_slots)

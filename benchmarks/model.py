@@ -43,7 +43,7 @@ def run(*, quick: bool) -> table.Result:
                 theirs.append(torch.ask("go"))
     peak = max(peaks)
     jax_rate = flops / table.median(seconds)
-    rows = [_row("JAX, the bundle's forward_backward", jax_rate, peak, None, turns)]
+    rows = [_row("JAX, a slot of the bundle", jax_rate, peak, None, turns)]
     if theirs:
         torch_rate = flops / table.median(theirs)
         rows.append(_row("PyTorch eager", torch_rate, peak, None, turns))

@@ -4,7 +4,7 @@ Memory is held against the compiler's plan for every component of the job's bund
 that a worker keeps beside it. By how much a process that runs such steps grows is shown too, but
 without a target: the allocator, its huge pages and the code are in it as well.
 
-Time is planned from the speed of forward_backward alone, measured before and after each job, and
+Time is planned from the speed of a slot alone, measured before and after each job, and
 from the rate that the emulated link is given. Sums, update, batches, the service and waiting for
 the other pod are in what is measured and in no plan, so the comparison can fail.
 """
@@ -22,6 +22,8 @@ from benchmarks import jobs, table
 from benchmarks.bare import BareLoop, bare_loop
 from landbridge.client import Client
 from landbridge.local import local_controller
+from model.program import Call
+from model.slot_memory import held_beside
 from workers.exchange.emulator import parse_bandwidth
 from workers.exchange.tree import Node, reduce_tree
 
@@ -35,8 +37,6 @@ _TRAIN = {
     **jobs.SPEC["train"],
     "global_batch": PODS * SLOTS_OF_A_POD * jobs.SPEC["train"]["microbatch"],
 }
-_BESIDE = {"accumulate": ("params", "optimizer"), "evaluate": ("optimizer",)}
-"""Groups of the state that stay while a component runs that does not take them."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -105,11 +105,24 @@ def _outcome(client: Client, bare: BareLoop, steps: int) -> Outcome:
 
 def _compiled_bytes(bare: BareLoop) -> dict[str, int]:
     """Bytes while each component runs: what the compiler plans for it, and what stays beside it."""
-    groups, needs = bare.group_bytes(), bare.component_bytes()
-    gradient = groups["grads"] + groups["metrics"]
-    beside = {name: sum(groups[group] for group in kept) for name, kept in _BESIDE.items()}
-    beside["forward_backward"] = groups["optimizer"] + gradient * _sums_held(SLOTS_OF_A_POD)
-    return {name: sum(need.values()) + beside.get(name, 0) for name, need in needs.items()}
+    groups, needs, program = bare.group_bytes(), bare.component_bytes(), bare.slot()
+    gradients = [name for segment in program["segments"] for name in segment["groups"]]
+    gradient = sum(groups[name] for name in gradients)
+    need = {name: sum(parts.values()) for name, parts in needs.items()}
+    calls = [Call(entry["component"], entry["inputs"], entry["outputs"], entry["values"])
+             for entry in program["slot"]]  # fmt: skip
+    held = held_beside(calls, gradients, groups)
+    waiting = groups["optimizer"] + gradient * _sums_held(SLOTS_OF_A_POD)
+    slot = {
+        f"call {index} of a slot, {call.component}": need[call.component] + beside + waiting
+        for index, (call, beside) in enumerate(zip(calls, held, strict=True))
+    }
+    state = groups["params"] + groups["optimizer"]
+    # Two whole gradients are there while one is added to the other, whichever segment it is at.
+    adding = {"accumulate": state + 2 * gradient}
+    evaluate = {"evaluate": need["evaluate"] + groups["optimizer"]}
+    others = {name: need[name] for name in ("init", "apply_update", "digest")}
+    return slot | adding | evaluate | others
 
 
 def _sums_held(num_slots: int) -> int:

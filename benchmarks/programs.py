@@ -52,8 +52,6 @@ def _program(name: str, state: Buffer, advance: object) -> Program:
             "params": (state,),
             "optimizer": (),
             "batch": (),
-            "grads": (),
-            "metrics": (),
             "record": (Buffer.replicated("record", (1,), "float32", ("loss",)),),
             "seed": (Buffer.replicated("seed", (), "uint32"),),
             "digest": (Buffer.replicated("digest", (1,), "uint32"),),

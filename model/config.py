@@ -120,6 +120,18 @@ class SlotConfig:
         return cls(microbatch=train["microbatch"], sequence_length=train["sequence_length"])
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ExchangeConfig:
+    """In how many segments the layers' gradients become ready; None leaves it to the model."""
+
+    segments: int | None = integer(at_least=1, at_most=4096, default=None)
+
+    @classmethod
+    def from_spec(cls, exchange: Mapping[str, Any]) -> Self:
+        """The segments a spec's `exchange` section names; its other keys are not ours to read."""
+        return cls(segments=exchange.get("segments"))
+
+
 _PRESET_FIELDS: dict[str, dict[str, Any]] = {
     # A byte vocabulary: 256 bytes, end-of-document 256, padded to a multiple of 32.
     "palm-tiny": {
@@ -158,9 +170,9 @@ PRESETS: dict[str, ModelConfig] = {
 def problems(request: Mapping[str, Any], *, mesh_pointer: str = "/mesh") -> list[Problem]:
     """Everything wrong with a lowering request, at once; an empty list means it can be lowered.
 
-    `request` has `model`, `train` (only microbatch, sequence_length and optimizer are read) and
-    `mesh` ({data, model}). A job spec keeps its mesh elsewhere, so `mesh_pointer` says what to call
-    it.
+    `request` has `model`, `train` (only microbatch, sequence_length and optimizer are read),
+    `mesh` ({data, model}) and, if it likes, `exchange` (only segments is read). A job spec keeps
+    its mesh elsewhere, so `mesh_pointer` says what to call it.
     """
     sections = {"model": "/model", "train": "/train", "mesh": mesh_pointer}
     found = [
@@ -168,6 +180,9 @@ def problems(request: Mapping[str, Any], *, mesh_pointer: str = "/mesh") -> list
         for name, pointer in sections.items()
         if not isinstance(request.get(name), Mapping)
     ]
+    exchange = request.get("exchange", {})
+    if not isinstance(exchange, Mapping):
+        found.append(Problem("/exchange", "expected a mapping", "{segments: 4}, or leave it out"))
     if found:
         return found
     model, train, mesh = (request[name] for name in sections)
@@ -175,11 +190,16 @@ def problems(request: Mapping[str, Any], *, mesh_pointer: str = "/mesh") -> list
         *_model_problems(model),
         *_train_problems(train),
         *field_problems(mesh, MeshConfig, mesh_pointer),
+        *_exchange_problems(exchange),
     ]
     # Sums that involve two fields only make sense on fields that are sound by themselves.
-    return found or _mesh_fit_problems(
-        ModelConfig.from_spec(model), SlotConfig.from_spec(train), MeshConfig(**mesh), mesh_pointer
-    )
+    if found:
+        return found
+    sizes = ModelConfig.from_spec(model)
+    return [
+        *_mesh_fit_problems(sizes, SlotConfig.from_spec(train), MeshConfig(**mesh), mesh_pointer),
+        *_segment_problems(sizes, ExchangeConfig.from_spec(exchange)),
+    ]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,6 +248,19 @@ def _train_problems(train: Mapping[str, Any]) -> list[Problem]:
             or schedule_problems(optimizer_from_spec(optimizer).schedule, f"{pointer}/schedule")
         ),
     ]
+
+
+def _exchange_problems(exchange: Mapping[str, Any]) -> list[Problem]:
+    given = {name: exchange[name] for name in ("segments",) if exchange.get(name) is not None}
+    return field_problems(given, ExchangeConfig, "/exchange")
+
+
+def _segment_problems(model: ModelConfig, exchange: ExchangeConfig) -> list[Problem]:
+    if exchange.segments is None or exchange.segments <= model.num_layers:
+        return []
+    detail = f"{exchange.segments} segments of {model.num_layers} layers (/model/num_layers)"
+    hint = f"from 1 to {model.num_layers}, or leave it out"
+    return [Problem("/exchange/segments", detail, hint)]
 
 
 def _mesh_fit_problems(

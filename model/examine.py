@@ -6,12 +6,12 @@ The request is that of model.lower. Every component is lowered for the abstract 
 {"components": {NAME: {"seconds", "bytes"}}} with the bytes of its portable StableHLO. A component
 whose FLOPs a formula gives also has those of one run on the whole mesh: "flops" by the formula,
 "matrix_flops" of the matrix products as traced, every loop turn, and "xla_flops", XLA's count
-before optimization, which takes the body of a loop once. "planned" is the arithmetic for
-`forward_backward`: "bytes_per_device" without optimizer state (model.memory) and "pod_traffic"
-(model.pod_traffic). With --compile, `forward_backward` is also compiled for a pod of TPUs that need
-not exist, such as v4:12x16x16 (model.topology), and "compiled" says what the compiler plans. Exit
-statuses are those of model.lower, and 4 where the compiler can not be had or does not take the
-program; then the line is {"error"}.
+before optimization, which takes the body of a loop once. "planned" is the arithmetic for the
+gradient of a slot: "bytes_per_device" without optimizer state (model.memory) and "pod_traffic"
+(model.pod_traffic). With --compile, the components of a slot's calls are also compiled for a pod of
+TPUs that need not exist, such as v4:12x16x16 (model.topology), and "compiled" says what the
+compiler plans. Exit statuses are those of model.lower, and 4 where the compiler can not be had or
+does not take the program; then the line is {"error"}.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def examine(
     if topology is not None:
         from model import topology as tpu
 
-        figures["compiled"] = tpu.compile_component(program, "forward_backward", topology, hlo)
+        figures["compiled"] = tpu.compile_slot(program, topology, hlo)
     return figures
 
 

@@ -3,8 +3,9 @@
     python -m model.lower REQUEST.json --out DIR
 
 The request is {"model": {}, "train": {"microbatch", "sequence_length", "optimizer": {}}, "mesh":
-{"data", "model"}, "platform", "name"}. Exit 0: the last line of stdout is {"digest", "path",
-"bytes", "manifest"}. Exit 3: the request is wrong and the line is {"problems": [{"pointer",
+{"data", "model"}, "exchange": {"segments"}, "platform", "name"}; without `exchange` the model
+decides the number of segments (model.segments). Exit 0: the last line of stdout is {"digest",
+"path", "bytes", "manifest"}. Exit 3: the request is wrong and the line is {"problems": [{"pointer",
 "detail", "hint"}]}. Anything else is a traceback and exit 1. The request is checked before jax is
 imported.
 """
@@ -70,6 +71,7 @@ def program_of(request: dict[str, Any]) -> Program:
         config.optimizer_from_spec(train.get("optimizer", {})),
         config.SlotConfig.from_spec(train),
         config.MeshConfig(**request["mesh"]).shape,
+        config.ExchangeConfig.from_spec(request.get("exchange", {})).segments,
     )
 
 

@@ -11,8 +11,8 @@ under `layers/`).
 """
 
 import functools
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,9 @@ from model.shapes import STACKED_PREFIX, ParameterInfo
 from model.sharding import constrain
 
 Parameters = dict[str, jax.Array]
+
+# A parameter, or what is known of it.
+Described = TypeVar("Described")
 
 ENDS = ("embedding", "final_norm/scale")
 """The parameters outside the layers."""
@@ -128,11 +131,11 @@ def rotary_of(config: ModelConfig, length: int) -> Rotary:
     return rotary_table(length, config.head_dim, config.compute_dtype)
 
 
-def stacked(parameters: Parameters) -> Parameters:
-    """The parameters of all layers [N, ...], by their names inside a layer."""
+def stacked(parameters: Mapping[str, Described]) -> dict[str, Described]:
+    """Those of all layers [N, ...], by their names inside a layer."""
     return {
-        name.removeprefix(STACKED_PREFIX): array
-        for name, array in parameters.items()
+        name.removeprefix(STACKED_PREFIX): parameter
+        for name, parameter in parameters.items()
         if name.startswith(STACKED_PREFIX)
     }
 

@@ -10,6 +10,7 @@ Suffixes: B batch, L length, D model dim, V vocabulary.
 
 import dataclasses
 import operator
+from collections.abc import Callable
 
 import jax
 
@@ -101,20 +102,20 @@ class PalmGradient:
 
     def calls(self) -> tuple[Call, ...]:
         """What computes the gradient of a slot, in order."""
-        down = [
-            Call(
-                f"backward_{size}",
-                ("params", "first_layer", "cotangent", "residuals"),
-                ("cotangent", f"grads_{k}"),
-                {"first_layer": first},
-            )
-            for k, (first, size) in enumerate(self.layers)
-        ]
         components = self.components()
         up, end = (
             Call(name, components[name].inputs, components[name].outputs)
             for name in ("forward", "embed_backward")
         )
+        down = [
+            Call(
+                f"backward_{size}",
+                components[f"backward_{size}"].inputs,
+                ("cotangent", f"grads_{k}"),
+                {"first_layer": first},
+            )
+            for k, (first, size) in enumerate(self.layers)
+        ]
         return up, *reversed(down), end
 
     def segments(self) -> tuple[Segment, ...]:
@@ -164,7 +165,7 @@ class PalmGradient:
         (dends, dx_BLD), metrics = jax.grad(loss, argnums=(0, 1), has_aux=True)(ends, x_BLD)
         return *kept, dx_BLD, *(dends[name] for name in sorted(dends)), *metrics
 
-    def _backward_of(self, size: int):
+    def _backward_of(self, size: int) -> Callable[..., Arrays]:
         def backward_of(*arrays: jax.Array) -> Arrays:
             num_params = len(self.params)
             parameters = self.parameters(arrays[:num_params])

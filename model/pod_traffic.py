@@ -17,7 +17,7 @@ from model.memory import ITEM_BYTES, gathered_elements
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PodTraffic:
-    """Bytes of one device in one `forward_backward`; 0 along an axis of one device."""
+    """Bytes of one device in the calls of one slot; 0 along an axis of one device."""
 
     gathered_parameters: int
     scattered_gradients: int
@@ -29,7 +29,8 @@ def pod_traffic(model: ModelConfig, slot: SlotConfig, mesh: MeshConfig) -> PodTr
     """The least that the sharding of model.layout needs.
 
     The embedding is gathered once: it is kept for the logits. Activations are gathered forward,
-    for the gradient of the layer's output, and once more where `full` recomputes the layer.
+    for the gradient of the layer's output, and once more for those of its kernels, because layers
+    keep their input in parts.
     """
     item = ITEM_BYTES[model.compute_dtype]
     layers, embedding = gathered_elements(model, mesh)
@@ -43,6 +44,6 @@ def pod_traffic(model: ModelConfig, slot: SlotConfig, mesh: MeshConfig) -> PodTr
     return PodTraffic(
         gathered_parameters=(2 * layers + embedding) * item * across_data,
         scattered_gradients=gradients * ITEM_BYTES[model.param_dtype] * across_data,
-        gathered_activations=(3 if model.remat == "full" else 2) * activation,
+        gathered_activations=3 * activation,
         scattered_activations=2 * activation,
     )

@@ -1,4 +1,4 @@
-"""Compiles a component for TPUs that are not there, and reads the compiler's own figures.
+"""Compiles the calls of a slot for TPUs that are not there, and reads the compiler's own figures.
 
 The compiler is in the package libtpu, which works on any Linux machine (extra `tpu`). A topology is
 "GENERATION:SHAPE", as v4:12x16x16: chips of a slice by its three axes; on v4 and v5p one device is
@@ -7,6 +7,7 @@ a whole chip (megacore).
 
 import dataclasses
 import importlib.util
+import itertools
 import math
 import os
 import pathlib
@@ -21,8 +22,9 @@ from jax.sharding import AxisType, Mesh
 from model.collectives import collectives
 from model.layout import MESH_AXES
 from model.matrix_flops import matrix_flops
-from model.program import Program
-from model.sharding import named_sharding
+from model.program import Group, Program
+from model.sharding import abstract_mesh, named_sharding
+from model.slot_memory import held_beside
 
 # What libtpu 0.0.52 says of sums over groups of an odd size that it would fuse with a scatter, as
 # over 3 of the 12 ways of PaLM-540B's mesh.
@@ -36,23 +38,76 @@ class CompilerError(Exception):
     """There is no compiler, no such topology, or the compiler refuses the program."""
 
 
-def compile_component(
-    program: Program, name: str, topology: str, hlo: pathlib.Path | None = None
+def compile_slot(
+    program: Program, topology: str, hlo: pathlib.Path | None = None
 ) -> dict[str, Any]:
-    """What the compiler plans for a component on a topology of as many devices as the mesh.
+    """What the compiler plans for the calls of a slot on a topology of as many devices as the mesh.
+
+    `components` has the figures of each (`compile_component`), the rest is of the whole chain.
+    Bytes are those of one device at the call where it holds most: arguments are params and batch,
+    outputs the gradients, temporaries everything else; `peak_bytes` is what is alive at once, None
+    where the compiler does not say, and the others count the heap with its gaps. The optimized HLO
+    text of all components is written to `hlo` if given. Raises CompilerError.
+    """
+    found = {
+        name: compile_component(program, name, topology)
+        for name in dict.fromkeys(call.component for call in program.slot)
+    }
+    if hlo is not None:
+        hlo.write_text("\n".join(figures["hlo"] for figures in found.values()))
+    for figures in found.values():
+        del figures["hlo"]
+    group_bytes = {name: _shard_bytes(program, group) for name, group in program.groups.items()}
+    beside = held_beside(program.slot, program.gradients, group_bytes)
+    called = [found[call.component] for call in program.slot]
+    heap = max(
+        sum(figures[part] for part in ("argument_bytes", "output_bytes", "temporary_bytes")) + held
+        for figures, held in zip(called, beside, strict=True)
+    )
+    peaks = [
+        None if figures["peak_bytes"] is None else figures["peak_bytes"] + held
+        for figures, held in zip(called, beside, strict=True)
+    ]
+    arguments = group_bytes["params"] + group_bytes["batch"]
+    outputs = sum(group_bytes[name] for name in program.gradients)
+    return {
+        "components": found,
+        "topology": topology,
+        "compiler_options": {
+            option: value
+            for figures in found.values()
+            for option, value in figures["compiler_options"].items()
+        },
+        "seconds": sum(figures["seconds"] for figures in found.values()),
+        "argument_bytes": arguments,
+        "output_bytes": outputs,
+        "temporary_bytes": heap - arguments - outputs,
+        "peak_bytes": None if None in peaks else max(peak for peak in peaks if peak is not None),
+        "xla_flops": sum(figures["xla_flops"] for figures in called),
+        "matrix_flops": sum(figures["matrix_flops"] for figures in called),
+        "collectives": _summed([figures["collectives"] for figures in called]),
+    }
+
+
+def compile_component(program: Program, name: str, topology: str) -> dict[str, Any]:
+    """What the compiler plans for a component.
 
     `compiler_options` are those that it does not take the program without. Bytes are those of one
-    device, from the compiler's memory analysis; `peak_bytes` is what is
-    alive at once, arguments and outputs included, None where the compiler does not say. `xla_flops`
-    counts the body of a loop once, on one device; `matrix_flops` counts every turn, on the whole
-    mesh, and matrix products alone. The optimized HLO text is written to `hlo` if given. Raises
-    CompilerError.
+    device, from the compiler's memory analysis; outputs that take the place of donated arguments
+    are left out. `peak_bytes` is what is alive at once, arguments and outputs included, None where
+    the compiler does not say. `xla_flops` counts the body of a loop once, on one device;
+    `matrix_flops` counts every turn, on the whole mesh, and matrix products alone. `hlo` is the
+    optimized HLO text. Raises CompilerError.
     """
     component = program.components[name]
     inputs, outputs = program.buffers(component.inputs), program.buffers(component.outputs)
     mesh = device_mesh(topology, program.mesh_shape)
+    starts = [0, *itertools.accumulate(len(program.groups[group]) for group in component.inputs)]
     jitted = jax.jit(
         component.function,
+        donate_argnums=[
+            index for at in component.donated for index in range(starts[at], starts[at + 1])
+        ],
         in_shardings=tuple(named_sharding(buffer.spec, mesh) for buffer in inputs),
         out_shardings=tuple(named_sharding(buffer.spec, mesh) for buffer in outputs),
         keep_unused=True,
@@ -65,18 +120,15 @@ def compile_component(
         raise CompilerError(f"the compiler does not take {name}: {error}") from error
     seconds = time.perf_counter() - start
     text = compiled.as_text() or ""
-    if hlo is not None:
-        hlo.write_text(text)
     memory: Any = compiled.memory_analysis()
     cost: Any = compiled.cost_analysis()
     return {
-        "component": name,
-        "topology": topology,
+        "hlo": text,
         "compiler_options": options,
         "seconds": seconds,
         "argument_bytes": memory.argument_size_in_bytes,
         "temporary_bytes": memory.temp_size_in_bytes,
-        "output_bytes": memory.output_size_in_bytes,
+        "output_bytes": memory.output_size_in_bytes - memory.alias_size_in_bytes,
         "peak_bytes": getattr(memory, "peak_memory_in_bytes", None),
         "xla_flops": cost["flops"],
         "matrix_flops": matrix_flops(traced.jaxpr.jaxpr),
@@ -93,6 +145,26 @@ def compile_lowered(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, d
             raise
     options: dict[str, Any] = {"xla_tpu_enable_all_reduce_scatter_fusion": False}
     return lowered.compile(compiler_options=options), options
+
+
+def _summed(calls: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Collectives of all calls, one entry for every kind and size of group."""
+    total: dict[tuple[str, int | None], dict[str, Any]] = {}
+    for entry in itertools.chain.from_iterable(calls):
+        key = entry["kind"], entry["group"]
+        before = total.get(key, {"calls": 0, "bytes": 0})
+        sums = {name: before[name] + entry[name] for name in ("calls", "bytes")}
+        total[key] = entry | sums
+    return list(total.values())
+
+
+def _shard_bytes(program: Program, group: Group) -> int:
+    mesh = abstract_mesh(program.mesh_shape)
+    return sum(
+        math.prod(named_sharding(buffer.spec, mesh).shard_shape(buffer.shape))
+        * buffer.abstract.dtype.itemsize
+        for buffer in group
+    )
 
 
 def device_mesh(topology: str, mesh_shape: tuple[int, int]) -> Mesh:

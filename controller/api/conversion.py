@@ -18,6 +18,7 @@ from controller.core.exchange import ExchangeRule
 from controller.core.job import JobSpec
 from controller.core.spikes import SpikePolicy
 from model.config import AdafactorConfig, ModelConfig, optimizer_from_spec
+from model.segments import segment_count
 
 
 def job_spec(spec: Spec, text: str, origin: Origin | None = None) -> JobSpec:
@@ -31,6 +32,7 @@ def job_spec(spec: Spec, text: str, origin: Origin | None = None) -> JobSpec:
         "model": normalised["model"],
         "train": {key: train[key] for key in ("microbatch", "sequence_length", "optimizer")},
         "mesh": mesh,
+        "exchange": {"segments": normalised["exchange"]["segments"]},
         # Of the program, not of the job: two jobs of one kind share a bundle.
         "name": "palm",
     }
@@ -76,7 +78,9 @@ def job_spec(spec: Spec, text: str, origin: Origin | None = None) -> JobSpec:
 def normalise(spec: Spec) -> dict[str, Any]:
     """The specification with every default written out."""
     document = spec.model_dump(mode="json", exclude_none=True)
-    document["model"] = dataclasses.asdict(ModelConfig.from_spec(spec.model))
+    model = ModelConfig.from_spec(spec.model)
+    document["model"] = dataclasses.asdict(model)
+    document["exchange"].setdefault("segments", segment_count(model))
     document["train"]["optimizer"] = _optimizer(spec)
     evaluate = document["train"].get("eval", {})
     for sources in (document["data"]["sources"], evaluate.get("sources", ())):

@@ -193,6 +193,9 @@ class Exchange(Section):
     error_feedback: bool = True
     """Whether what bfloat16 or int8 lose is added to the next step's gradient."""
     overlap: bool = True
+    segments: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """Groups of layers whose gradients become ready, and are summed, one after the other; by
+    default as many as the model's size suggests."""
     reproducible: bool = True
 
 

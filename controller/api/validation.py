@@ -94,7 +94,14 @@ def _located(
 def _model_problems(document: dict[str, Any]) -> list[SpecProblem]:
     placement = document.get("placement")
     mesh = placement.get("mesh", {}) if isinstance(placement, dict) else {}
-    request = {"model": document.get("model"), "train": document.get("train"), "mesh": mesh}
+    exchange = document.get("exchange")
+    request = {
+        "model": document.get("model"),
+        "train": document.get("train"),
+        "mesh": mesh,
+        # What else is wrong with the section, its own shape says.
+        "exchange": exchange if _is_map(exchange) else {},
+    }
     return [
         SpecProblem(problem.pointer, "invalid", problem.detail, problem.hint)
         for problem in model.config.problems(request, mesh_pointer="/placement/mesh")

@@ -144,7 +144,12 @@ def _program_of(result: Mapping[str, Any]) -> Program:
         parameters=manifest["parameters"],
         model_flops_per_token=manifest["model_flops_per_token"],
         hardware_flops_per_token=manifest["hardware_flops_per_token"],
-        gradient_bytes=sum(_bytes_of(buffer) for buffer in manifest["groups"]["grads"]),
+        gradient_bytes=sum(
+            _bytes_of(buffer)
+            for segment in manifest["segments"]
+            for group in segment["groups"]
+            for buffer in manifest["groups"][group]
+        ),
     )
 
 

@@ -89,9 +89,9 @@ def held_in_a_step(plan: Document, examined: Document) -> Document:
     figures: {"gradient_step", "optimizer", "other_gradients", "total", "device_memory_bytes"}, the
     last of the topology's devices and None where they are not known.
 
-    The gradient step is its arguments, its outputs and the heap of its temporaries, gaps included,
-    because the runtime reserves the heap as a whole. Gradients of other slots are those that wait
-    to be added.
+    The gradient step is a slot's calls: parameters, gradients and all that is held between, gaps
+    in the compiler's heaps included, because the runtime reserves a heap as a whole. Gradients of
+    other slots are those that wait to be added.
     """
     compiled, planned = examined["compiled"], examined["planned"]["bytes_per_device"]
     need = plan["bytes_per_device"]

@@ -22,7 +22,7 @@ def show(examined: Document) -> None:
         return
     compiled, planned = examined["compiled"], examined["planned"]
     print(
-        f"\n{compiled['component']} compiled for {compiled['topology']} "
+        f"\n{', '.join(compiled['components'])} compiled for {compiled['topology']} "
         f"in {compiled['seconds']:.0f} s"
     )
     for option, value in compiled["compiler_options"].items():

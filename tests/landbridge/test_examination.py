@@ -14,7 +14,10 @@ from landbridge.cli import examination, examined_table
 from tests.controller.rig import spec
 from tests.landbridge.conftest import Run
 
-COMPONENTS = ["accumulate", "apply_update", "digest", "evaluate", "forward_backward", "init"]
+COMPONENTS = [
+    "accumulate_1", "accumulate_embedding", "apply_update", "backward_1", "digest",
+    "embed_backward", "evaluate", "forward", "init",
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -51,10 +54,12 @@ async def test_lower_lowers_every_component(run: Run, address: str, spec_file: s
     assert sorted(examined["components"]) == COMPONENTS
     assert all(found["bytes"] > 1000 for found in examined["components"].values())
     assert all(found["seconds"] > 0 for found in examined["components"].values())
-    step = examined["components"]["forward_backward"]
-    tokens = 4 * 256  # of one slot
-    assert step["flops"] == step["matrix_flops"] == tokens * plan["hardware_flops_per_token"]
-    assert 0 < step["xla_flops"] < step["flops"]  # loop bodies once
+    up, down = (examined["components"][name] for name in ("forward", "backward_1"))
+    layers = plan["spec"]["exchange"]["segments"]
+    flops = 4 * 256 * plan["hardware_flops_per_token"]  # of one slot
+    assert up["flops"] + layers * down["flops"] == flops
+    assert (up["flops"], down["flops"]) == (up["matrix_flops"], down["matrix_flops"])
+    assert 0 < up["xla_flops"] < up["flops"]  # loop bodies once
     need = examined["planned"]["bytes_per_device"]
     assert need["params"] == plan["bytes_per_device"]["params"]
     assert "compiled" not in examined
@@ -67,7 +72,7 @@ async def test_lower_is_a_table_behind_the_plan(run: Run, address: str, spec_fil
     assert plan.startswith("PLAN")
     rows = {line.split()[0]: line.split()[1:] for line in table.splitlines()[1:]}
     assert sorted(rows) == COMPONENTS
-    assert "+0.0%" in rows["forward_backward"]
+    assert "+0.0%" in rows["forward"]
 
 
 async def test_compile_without_the_compiler_says_how_to_install_it(
@@ -103,7 +108,7 @@ async def test_a_topology_belongs_to_compile(run: Run, address: str, spec_file: 
 async def test_compile_shows_the_compilers_plan(run: Run, address: str, spec_file: str) -> None:
     ran = await run("plan", spec_file, "--compile", "--address", address)
     assert ran.code == 0, ran.err
-    assert "forward_backward compiled for v4:2x2x1" in ran.out
+    assert "forward, backward_1, embed_backward compiled for v4:2x2x1" in ran.out
     assert "reduce-scatter" in ran.out
 
 
@@ -168,7 +173,7 @@ def test_what_was_compiled_stands_beside_what_was_planned(
                 },
             },
             "compiled": {
-                "component": "forward_backward", "topology": "v4:2x2x2", "seconds": 61.0,
+                "components": {"forward": {}}, "topology": "v4:2x2x2", "seconds": 61.0,
                 "compiler_options": {"xla_tpu_some_fusion": False},
                 "argument_bytes": 1 << 30, "output_bytes": 1 << 30, "temporary_bytes": 3 << 30,
                 "peak_bytes": 5 << 30, "collectives": [gathers],

@@ -57,6 +57,12 @@ def test_problems_palm_540b_on_its_own_mesh_finds_none(mesh):
         ),
         ({"mesh": {"data": 1, "tensor": 3}}, ["/mesh/tensor"]),
         ({"mesh": {"data": 1, "a/b": 3}}, ["/mesh/a~1b"]),
+        ({"exchange": {"segments": 0}}, ["/exchange/segments"]),
+        ({"exchange": {"segments": "all"}}, ["/exchange/segments"]),
+        ({"exchange": {"segments": 5}}, ["/exchange/segments"]),
+        ({"exchange": {"segments": 4, "dtype": "float32"}}, []),
+        ({"exchange": {"segments": None}}, []),
+        ({"exchange": 4}, ["/exchange"]),
     ],
 )  # fmt: skip
 def test_problems_wrong_value_points_at_it(sections, expected):
@@ -105,6 +111,12 @@ def test_problems_mesh_elsewhere_is_named_as_the_caller_says():
 def test_problems_mesh_that_does_not_divide_names_both_numbers():
     (found,) = problems(request(train={"microbatch": 3, "sequence_length": 8}))
     assert found.detail == "3 is not divisible by /mesh/data = 2"
+
+
+def test_problems_more_segments_than_layers_name_both_numbers():
+    (found,) = problems(request(exchange={"segments": 5}))
+    assert found.detail == "5 segments of 4 layers (/model/num_layers)"
+    assert found.hint == "from 1 to 4, or leave it out"
 
 
 def test_from_spec_preset_with_override_keeps_the_rest():

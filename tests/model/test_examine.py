@@ -52,7 +52,8 @@ def test_examine_measures_every_component(tmp_path):
     assert process.returncode == 0, process.stderr
     assert (figures["name"], figures["mesh"]) == ("tiny", [2, 2])
     assert sorted(figures["components"]) == [
-        "accumulate", "apply_update", "digest", "evaluate", "forward_backward", "init",
+        "accumulate_1", "accumulate_embedding", "apply_update", "backward_1", "digest",
+        "embed_backward", "evaluate", "forward", "init",
     ]  # fmt: skip
     for component in figures["components"].values():
         assert component["seconds"] > 0
@@ -65,10 +66,12 @@ def test_examine_counts_flops_beside_the_formula_and_plans_the_gradient_step(tmp
     config = ModelConfig.from_spec(REQUEST["model"])
     mesh, slot = MeshConfig(**REQUEST["mesh"]), SlotConfig.from_spec(REQUEST["train"])
     tokens = slot.microbatch * slot.sequence_length
-    step = figures["components"]["forward_backward"]
-    assert step["flops"] == step["matrix_flops"]
-    assert step["flops"] == tokens * hardware_flops_per_token(config, slot.sequence_length)
-    assert 0 < step["xla_flops"] < step["flops"]
+    up, down = (figures["components"][name] for name in ("forward", "backward_1"))
+    assert up["flops"] == up["matrix_flops"]
+    assert down["flops"] == down["matrix_flops"]
+    flops = up["flops"] + config.num_layers * down["flops"]
+    assert flops == tokens * hardware_flops_per_token(config, slot.sequence_length)
+    assert 0 < up["xla_flops"] < up["flops"]
     assert "flops" not in figures["components"]["init"]
     need = figures["planned"]["bytes_per_device"]
     assert need["params"] == 4 * shard_elements(config, mesh)
@@ -102,7 +105,7 @@ def test_examine_compile_reports_the_compilers_plan(tmp_path):
     assert process.returncode == 0, process.stderr
     compiled = figures["compiled"]
     assert hlo.read_text().startswith("HloModule")
-    assert compiled["component"] == "forward_backward"
+    assert list(compiled["components"]) == ["forward", "backward_1", "embed_backward"]
     config = ModelConfig.from_spec(REQUEST["model"])
     parameters = 4 * shard_elements(config, MeshConfig(**REQUEST["mesh"]))
     # Arrays as small as these are padded to the TPU's tiles.

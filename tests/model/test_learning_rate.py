@@ -87,9 +87,9 @@ def test_apply_update_records_the_rate_of_the_schedule(small_model, initial_stat
     state = [np.zeros(b.shape, b.dtype) for b in program.groups["optimizer"]]
     fields = program.groups["record"][0].fields
     for step in range(1, 6):
-        gradients = [np.full_like(x, 0.01) for x in params]
-        metrics = [np.float32(1)] * 3
-        *arrays, record = apply_update(*params, *state, *gradients, *metrics)
+        gradients = [np.full(b.shape, 0.01, b.dtype) for b in program.buffers(program.gradients)]
+        gradients[-3:] = [np.float32(1)] * 3
+        *arrays, record = apply_update(*params, *state, *gradients)
         params, state = arrays[: len(params)], arrays[len(params) :]
         recorded = record[fields.index("learning_rate")]
         assert float(recorded) == pytest.approx(rate(schedule, step), rel=1e-6)

@@ -9,6 +9,7 @@ from model.config import AdafactorConfig, AdamWConfig, ModelConfig, SlotConfig
 from model.optimizer import build_optimizer
 from model.palm_program import palm_program
 from model.schedule import ConstantSchedule, CosineSchedule
+from tests.model.slots import accumulated, contribution, gradients_by_name, run_slot
 
 
 def batch(seed=0):
@@ -30,7 +31,9 @@ def test_groups_state_that_mirrors_a_parameter_is_placed_like_it(small_model):
     slot = SlotConfig(microbatch=4, sequence_length=16)
     program = palm_program("small", small_model, AdafactorConfig(), slot, (2, 2))
     params = {buffer.name: buffer for buffer in program.groups["params"]}
-    assert program.groups["grads"] == program.groups["params"]
+    for name in program.gradients:
+        for buffer in program.groups[name] if name != "metrics" else ():
+            assert buffer.spec == params[buffer.name].spec
     for buffer in program.groups["optimizer"]:
         kind, _, name = buffer.name.partition("/")
         if kind == "steps":
@@ -41,24 +44,24 @@ def test_groups_state_that_mirrors_a_parameter_is_placed_like_it(small_model):
     assert query.spec == (None, ("data",), ("model",), None)
 
 
-def test_forward_backward_metrics_agree_with_evaluate(small_program, functions, initial_state):
+def test_slot_metrics_agree_with_evaluate(small_program, functions, initial_state):
     num_params = len(small_program.groups["params"])
     params = initial_state[:num_params]
-    loss, weight, z_loss = functions["forward_backward"](*params, *batch())[num_params:]
+    loss, weight, z_loss = run_slot(small_program, functions, params, batch())["metrics"]
     evaluated = functions["evaluate"](*params, *batch())
     np.testing.assert_allclose([loss, weight, z_loss], evaluated, rtol=1e-6)
     assert weight == 1.0
     assert 0 < z_loss < 0.1 * loss
 
 
-def test_forward_backward_gradient_matches_a_finite_difference(
-    small_program, functions, initial_state
-):
+def test_slot_gradient_matches_a_finite_difference(small_program, functions, initial_state):
     num_params = len(small_program.groups["params"])
     params = list(initial_state[:num_params])
-    gradients = functions["forward_backward"](*params, *batch())[:num_params]
+    groups = run_slot(small_program, functions, params, batch())
+    gradients = gradients_by_name(small_program, groups)
     rng = np.random.default_rng(1)
-    for index, gradient in enumerate(gradients):
+    for index, buffer in enumerate(small_program.groups["params"]):
+        gradient = gradients[buffer.name]
         direction = rng.choice([-1.0, 1.0], gradient.shape).astype(np.float32)
         direction = direction * np.sign(gradient)  # uphill, so that the difference is not noise
         step = 1e-3 if gradient.size > 100 else 1e-2
@@ -75,18 +78,19 @@ def test_forward_backward_gradient_matches_a_finite_difference(
 
 
 def test_accumulate_adds_and_does_nothing_else(small_program, functions, initial_state):
-    shapes = [b.shape for b in small_program.buffers(("grads", "metrics"))]
+    shapes = [b.shape for b in small_program.buffers(small_program.gradients)]
     rng = np.random.default_rng(2)
     first, second = ([rng.normal(size=s).astype(np.float32) for s in shapes] for _ in range(2))
-    for got, a, b in zip(functions["accumulate"](*first, *second), first, second, strict=True):
+    total = accumulated(small_program, functions, first, second)
+    for got, a, b in zip(total, first, second, strict=True):
         np.testing.assert_array_equal(got, a + b)
 
 
 def test_apply_update_sum_of_equal_slots_equals_one_slot(small_program, functions, initial_state):
     num_params = len(small_program.groups["params"])
     state = initial_state
-    one = functions["forward_backward"](*state[:num_params], *batch())
-    two = functions["accumulate"](*one, *one)
+    one = contribution(small_program, functions, state[:num_params], batch())
+    two = accumulated(small_program, functions, one, one)
     for got, wanted in zip(
         functions["apply_update"](*state, *two),
         functions["apply_update"](*state, *one),
@@ -98,11 +102,13 @@ def test_apply_update_sum_of_equal_slots_equals_one_slot(small_program, function
 def test_apply_update_record_holds_mean_loss_norm_and_rate(small_program, functions, initial_state):
     num_params = len(small_program.groups["params"])
     state = initial_state
-    slots = [functions["forward_backward"](*state[:num_params], *batch(s)) for s in (0, 1)]
-    total = functions["accumulate"](*slots[0], *slots[1])
+    slots = [
+        contribution(small_program, functions, state[:num_params], batch(seed)) for seed in (0, 1)
+    ]
+    total = accumulated(small_program, functions, *slots)
     loss, grad_norm, rate = np.asarray(functions["apply_update"](*state, *total)[-1])
-    assert loss == pytest.approx(np.mean([float(slot[num_params]) for slot in slots]))
-    squares = sum(np.square(np.asarray(g, np.float64) / 2).sum() for g in total[:num_params])
+    assert loss == pytest.approx(np.mean([float(slot[-3]) for slot in slots]))
+    squares = sum(np.square(np.asarray(g, np.float64) / 2).sum() for g in total[:-3])
     assert grad_norm == pytest.approx(np.sqrt(squares), rel=1e-5)
     assert rate == np.float32(1e-2)
 
@@ -140,8 +146,8 @@ def test_training_on_real_text_lowers_the_loss(small_model, small_parameters, op
     losses = []
     for _ in range(60):
         tokens = np.stack([text[i : i + 65] for i in rng.integers(0, len(text) - 65, 8)])
-        contribution = step["forward_backward"](*state[:num_params], tokens[:, :-1], tokens[:, 1:])
-        *state, record = step["apply_update"](*state, *contribution)
+        sums = contribution(program, step, state[:num_params], (tokens[:, :-1], tokens[:, 1:]))
+        *state, record = step["apply_update"](*state, *sums)
         losses.append(float(record[0]))
     # A byte costs 3.2 nats when only its frequency is known.
     assert losses[0] > 4.5

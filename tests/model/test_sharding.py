@@ -7,6 +7,7 @@ from model.config import AdafactorConfig, SlotConfig
 from model.layout import MESH_AXES, dim_spec
 from model.palm_program import palm_program
 from model.sharding import named_sharding
+from tests.model.slots import contribution
 
 
 @pytest.mark.parametrize(
@@ -43,15 +44,15 @@ def train(model, mesh_shape, initial_state, steps=5):
         ]
         return jax.jit(component.function, in_shardings=shardings[0], out_shardings=shardings[1])
 
-    forward_backward, apply_update = compiled("forward_backward"), compiled("apply_update")
+    functions = {name: compiled(name) for name in program.components}
     state = initial_state
-    # Waiting after each execution: virtual CPU devices deadlock when they run ahead.
     num_params = len(program.groups["params"])
     tokens = np.random.default_rng(0).integers(0, 256, (4, 17), dtype=np.int32)
     losses = []
     for _ in range(steps):
-        contribution = forward_backward(*state[:num_params], tokens[:, :-1], tokens[:, 1:])
-        *state, record = apply_update(*state, *jax.block_until_ready(contribution))
+        batch = tokens[:, :-1], tokens[:, 1:]
+        sums = contribution(program, functions, state[:num_params], batch)
+        *state, record = functions["apply_update"](*state, *sums)
         losses.append(float(jax.block_until_ready(record)[0]))
     return losses, state
 

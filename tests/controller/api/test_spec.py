@@ -282,7 +282,8 @@ def test_conversion_writes_everything_out() -> None:
     assert (converted.min_pods, converted.max_pods, converted.devices_per_pod) == (2, 2, 1)
     assert converted.compute_dtype == "float32"
     request = json.loads(converted.program_request)
-    assert set(request) == {"model", "train", "mesh", "name"}
+    assert set(request) == {"model", "train", "mesh", "exchange", "name"}
+    assert request["exchange"] == {"segments": 4}
     assert request["mesh"] == {"data": 1, "model": 1}
     assert request["train"]["optimizer"]["kind"] == "adafactor"
     assert "clip_norm" in request["train"]["optimizer"]
@@ -292,6 +293,11 @@ def test_conversion_writes_everything_out() -> None:
     # Hosts know no model; without this they could not refuse a tokenizer that is too large.
     assert data["vocab_size"] == request["model"]["vocab_size"]
     assert json.loads(converted.document)["text"] == "the text"
+
+
+def test_conversion_passes_the_segments_on() -> None:
+    converted = job_spec(check(spec(exchange={"segments": 2})), "")
+    assert json.loads(converted.program_request)["exchange"] == {"segments": 2}
 
 
 def test_specs_that_mean_the_same_give_the_same_bytes() -> None:
