@@ -34,8 +34,8 @@ bench: $(VENV)/.full
 protos: $(VENV)/.full
 	$(BIN)/python protos/generate.py
 
-lock:
-	uv pip compile --quiet --universal --no-emit-index-url --all-extras pyproject.toml -o requirements.lock
+lock: $(BIN)/uv
+	$(BIN)/uv pip compile --quiet --universal --no-emit-index-url --all-extras pyproject.toml -o requirements.lock
 
 clean:
 	rm -rf $(VENV)

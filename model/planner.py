@@ -104,6 +104,10 @@ class Plan:
     """None with one pod."""
 
 
+LINK_ITEM_BYTES = {"float32": 4.0, "bfloat16": 2.0, "int8": 1.0 + 4 / 256}
+"""Bytes of a number on the link; blocks of 256 int8 share a float32."""
+
+
 def plan(job: Job, assumptions: Assumptions) -> Plan:
     """The plan of a job whose configurations passed model.config.problems."""
     length = job.slot.sequence_length
@@ -127,14 +131,18 @@ def plan(job: Job, assumptions: Assumptions) -> Plan:
 def link_bytes_per_host(job: Job) -> int:
     """Bytes the busiest host of the gang sends in a step; 0 with one pod.
 
-    A host has 1/hosts of a gradient's bytes and sends one gradient for every part of the slot tree
-    that its pod sums by itself, to each of the other pods.
+    A host has 1/hosts of a gradient. In float32 it sends one for every part of the slot tree that
+    its pod sums by itself, in fewer bits one in all. Two pods send each other all of it; of more,
+    each sums up its share of what the others send, and sends the total on.
     """
-    peers = len(job.slots) - 1
+    pods = len(job.slots)
     numbers = flops.parameter_count(job.model) + flops.norm_scale_count(job.model)
-    gradient = -(-numbers // job.hosts_per_pod) * ITEM_BYTES[job.link_dtype] + NUM_METRICS * 4
-    parts = max(len(part_sizes(job.num_slots, *slots)) for slots in job.slots)
-    return peers * parts * gradient
+    gradient = -(-numbers // job.hosts_per_pod) * LINK_ITEM_BYTES[job.link_dtype]
+    parts = 1
+    if job.link_dtype == "float32":
+        parts = max(len(part_sizes(job.num_slots, *slots)) for slots in job.slots)
+    sent = parts if pods == 2 else (parts + 1) * (pods - 1) / pods
+    return round((pods > 1) * sent * (gradient + NUM_METRICS * 4))
 
 
 def days_to_train(tokens: float, tokens_per_second: float) -> float:

@@ -28,8 +28,6 @@ LIMITS = (
     Limit(("placement", "wait_timeout")),
     Limit(("placement", "selector")),
     Limit(("exchange", "mode"), ("full",)),
-    Limit(("exchange", "dtype"), ("float32",)),
-    Limit(("exchange", "reproducible"), (True,)),
     Limit(("queue",), ("default",)),
     Limit(("priority",), (0,)),
     Limit(("max_duration",)),

@@ -9,6 +9,7 @@ from typing import Any
 
 from controller.core.batch import BatchPhase, Range
 from controller.core.checkpoint import Checkpoints, Origin, Saved
+from controller.core.exchange import ExchangeRule
 from controller.core.job import Job, JobSpec, JobState, Reason
 from controller.core.sources import DataSource
 from controller.core.spikes import SpikePolicy
@@ -73,6 +74,8 @@ def _course(document: Document) -> dict[str, Any]:
 def _spec(document: Document) -> JobSpec:
     """JSON knows neither tuples nor what the nested sections are."""
     nested: dict[str, Any] = {"phases": tuple(BatchPhase(**phase) for phase in document["phases"])}
+    if document.get("exchange"):
+        nested["exchange"] = ExchangeRule(**document["exchange"])
     if document.get("spikes"):
         nested["spikes"] = SpikePolicy(**document["spikes"])
     if document.get("origin"):

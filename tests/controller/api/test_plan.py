@@ -33,7 +33,7 @@ def codes(plan: dict[str, Any]) -> list[str]:
     return [warning["code"] for warning in plan["warnings"]]
 
 
-async def test_palm_is_planned_over_rest_though_it_cannot_run_here(controller: Rig) -> None:
+async def test_palm_is_planned_over_rest(controller: Rig) -> None:
     answer = await controller.http.post("/api/v1/jobs:plan", json=PALM_540B)
     plan = answer.json()
     assert answer.status_code == 200, plan
@@ -42,8 +42,14 @@ async def test_palm_is_planned_over_rest_though_it_cannot_run_here(controller: R
     assert plan["days"] == pytest.approx(37.9, abs=0.1)
     assert plan["tokens_per_step"] == 2048 * 2048
     assert plan["device_memory_bytes"] == 32 << 30
-    assert codes(plan) == ["NotAvailable"]
-    refused = await controller.http.post("/api/v1/jobs:validate", json=PALM_540B)
+    assert codes(plan) == []
+
+
+async def test_what_cannot_run_is_planned_and_said(controller: Rig) -> None:
+    spec = {**PALM_540B, "exchange": {"mode": "diloco"}}
+    answer = await controller.http.post("/api/v1/jobs:plan", json=spec)
+    assert codes(answer.json()) == ["NotAvailable"]
+    refused = await controller.http.post("/api/v1/jobs:validate", json=spec)
     assert refused.status_code == 422
 
 

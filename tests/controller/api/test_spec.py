@@ -149,9 +149,6 @@ def test_a_mistake_is_named(document: Any, pointer: str, code: str, words: str) 
     ("document", "pointer"),
     [
         (spec(exchange={"mode": "diloco"}), "/exchange/mode"),
-        (spec(exchange={"dtype": "int8"}), "/exchange/dtype"),
-        (spec(exchange={"overlap": True}), "/exchange/overlap"),
-        (spec(exchange={"reproducible": False}), "/exchange/reproducible"),
         (spec(placement={"on_pod_loss": "wait"}), "/placement/on_pod_loss"),
         (spec(placement={"on_pod_loss": "shrink"}), "/placement/on_pod_loss"),
         (spec(placement={"wait_timeout": "10m"}), "/placement/wait_timeout"),

@@ -124,7 +124,7 @@ EVENTS = {
 
 def test_hello_becomes_an_attached_host() -> None:
     hello = pb.HostHello(
-        protocol_version=1,
+        protocol_version=codec.PROTOCOL_VERSION,
         pod="pod-1",
         host_index=1,
         num_hosts=2,

@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from controller.config import Address
 from controller.core import commands, events
 from controller.core.cluster import Assignment
-from controller.runtime import host_service
+from controller.runtime import codec, host_service
 from controller.runtime.host_service import (
     BUNDLE_CHUNK_BYTES,
     ControlService,
@@ -60,7 +60,7 @@ def hello(**fields: Any) -> pb.HostEvent:
     return pb.HostEvent(
         hello=pb.HostHello(
             **{
-                "protocol_version": 1,
+                "protocol_version": codec.PROTOCOL_VERSION,
                 "pod": "pod-0",
                 "num_hosts": 1,
                 "incarnation": "a",
