@@ -92,14 +92,16 @@ def _activation_bytes(model: ModelConfig, slot: SlotConfig, mesh: MeshConfig) ->
     tokens = slot.microbatch * slot.sequence_length / mesh.data
     kept = tokens * item * kept_per_token(model, model.remat, slot.sequence_length, mesh)
     layer = tokens * item * _layer_per_token(model, slot.sequence_length, mesh)
-    # Logits and their gradient in the compute dtype, and the softmax in float32.
-    logits = tokens * (model.vocab_size / mesh.model) * (2 * item + 4)
-    if model.vocab_size % mesh.model:
-        # The embedding is whole on every device then, and the compiler makes the gradient of the
-        # logits whole to multiply it with.
-        logits += tokens * model.vocab_size * item
-    gathered = _gathered_bytes(model, mesh) if mesh.data > 1 else 0
-    return round(model.num_layers * kept + max(layer, logits) + gathered)
+    # Logits, softmax and gradient, as on a CPU; the TPU compiler finds a way with two.
+    logits = tokens * (model.vocab_size / mesh.model) * 3 * item
+    if mesh.data > 1:
+        # One phase gathers the embedding, the other a layer's parameters, and has its gradients
+        # whole until they are summed.
+        layers, embedding = gathered_elements(model, mesh)
+        layer += 2 * layers / model.num_layers * item
+        # Where the model axis does not divide it, its gradient is whole on every device, too.
+        logits += embedding * item * (2 if model.vocab_size % mesh.model else 1)
+    return round(model.num_layers * kept + max(layer, logits))
 
 
 def kept_per_token(model: ModelConfig, remat: str, length: int, mesh: MeshConfig) -> float:
@@ -122,10 +124,3 @@ def _layer_per_token(model: ModelConfig, length: int, mesh: MeshConfig) -> float
     """Numbers of the layer that is worked on: all it may keep, and gradients of scores and MLP."""
     everything = kept_per_token(model, "none", length, mesh)
     return everything + (model.num_heads * length + 2 * model.mlp_dim) / mesh.model
-
-
-def _gathered_bytes(model: ModelConfig, mesh: MeshConfig) -> float:
-    """The embedding, gathered over `data` from the first use to the last; a layer's parameters,
-    gathered to be used, and its whole gradients."""
-    layers, embedding = gathered_elements(model, mesh)
-    return ITEM_BYTES[model.compute_dtype] * (embedding + 2 * layers / model.num_layers)

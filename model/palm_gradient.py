@@ -102,20 +102,20 @@ class PalmGradient:
 
     def calls(self) -> tuple[Call, ...]:
         """What computes the gradient of a slot, in order."""
-        down = [
-            Call(
-                f"backward_{size}",
-                ("params", "first_layer", "cotangent", "residuals"),
-                ("cotangent", f"grads_{k}"),
-                {"first_layer": first},
-            )
-            for k, (first, size) in enumerate(self.layers)
-        ]
         components = self.components()
         up, end = (
             Call(name, components[name].inputs, components[name].outputs)
             for name in ("forward", "embed_backward")
         )
+        down = [
+            Call(
+                f"backward_{size}",
+                components[f"backward_{size}"].inputs,
+                ("cotangent", f"grads_{k}"),
+                {"first_layer": first},
+            )
+            for k, (first, size) in enumerate(self.layers)
+        ]
         return up, *reversed(down), end
 
     def segments(self) -> tuple[Segment, ...]:
