@@ -63,8 +63,7 @@ exposed. The days are of the last batch size all along, without an interruption.
 {memory}
 
 Every pod sums its share of the batch in one slot. Meshes of 8B and 62B are ours. Activations are an
-estimate, held within a fifth of the compiler's plan for palm-tiny by a test. For 540B in
-float32 the TPU compiler needs a third of it ([palm_compile.md](palm_compile.md)).
+estimate, held within a fifth of the compilers' plans by tests ([palm_compile.md](palm_compile.md)).
 
 ## Instead of a pipeline
 {pipeline}
