@@ -22,7 +22,7 @@ from benchmarks import jobs, table
 from benchmarks.bare import BareLoop, bare_loop
 from landbridge.client import Client
 from landbridge.local import local_controller
-from workers.exchange.emulator import parse_bandwidth
+from workers.exchange.conditions import parse_bandwidth
 from workers.exchange.tree import Node, reduce_tree
 
 PODS, SLOTS_OF_A_POD = 2, 2

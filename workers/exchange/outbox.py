@@ -9,7 +9,7 @@ Bound: the frames of two steps, the one under way and the one before it.
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from workers.exchange.frames import Frame
@@ -72,16 +72,22 @@ class Outbox:
                 self._changed.wait()
             return None
 
-    def pause(self, peer: int, stream: int, until: float) -> bool:
-        """Wait until that monotonic time; False when the stream is over before."""
+    def pause(self, peer: int, stream: int, until: Callable[[], float]) -> bool:
+        """Wait until the monotonic time that `until` tells, which is asked again after wake();
+        False when the stream is over before."""
         with self._changed:
             reader = self._readers[peer]
             while self._is_current(reader, stream):
-                remaining = until - time.monotonic()
+                remaining = until() - time.monotonic()
                 if remaining <= 0:
                     return True
-                self._changed.wait(remaining)
+                self._changed.wait(min(remaining, threading.TIMEOUT_MAX))
             return False
+
+    def wake(self) -> None:
+        """What streams pause for may be at another time now."""
+        with self._changed:
+            self._changed.notify_all()
 
     def trim(self, step: int) -> None:
         """Drop the frames of steps before step: every peer is past them."""

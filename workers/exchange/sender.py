@@ -107,17 +107,20 @@ class PeerStream:
 
     def _frames(self, stream: int) -> Iterator[bytes]:
         member, emulator = self._peer.member_index, self._link.emulator
+        flow = emulator.flow(self._outbox.wake) if emulator is not None else None
         while (taken := self._outbox.take(member, stream)) is not None:
             frame, offered_at = taken
-            started = time.monotonic()
-            if emulator is not None:
-                arrival = emulator.arrival(frame.payload_bytes, offered_at, started)
-                if not self._outbox.pause(member, stream, arrival):
+            started, losses = time.monotonic(), 0
+            if flow is not None:
+                passage = flow.offer(frame.payload_bytes, offered_at, started)
+                losses = passage.losses
+                if not self._outbox.pause(member, stream, passage.arrival):
                     return
             # gRPC asks for the next frame when flow control has let this one go.
             yield frame.wire
             seconds = time.monotonic() - started
-            self._link.meter.add(self._peer.pod, sent=frame.payload_bytes, seconds=seconds)
+            sent = frame.payload_bytes
+            self._link.meter.add(self._peer.pod, sent=sent, seconds=seconds, retries=losses)
 
     def _on_done(self, call: Any) -> None:
         code = call.code()
