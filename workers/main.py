@@ -71,6 +71,7 @@ class _Worker:
             self._exchange,
             self._assemble,
             config.state_dir / "checkpoints",
+            emulator,
         )
 
     @property
