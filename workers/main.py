@@ -141,7 +141,9 @@ class _Worker:
 
 
 def _check(config: WorkerConfig) -> None:
-    """Refuse what would leave the link open to everybody, or peers without an address to dial."""
+    """Refuse what would leave the link open to everybody, or peers without an address to dial, and
+    an emulated link that is none."""
+    parse_conditions(config.link)
     listen = _address("--listen", config.listen)
     if config.advertise:
         _address("--advertise", config.advertise, default_port=listen.port)

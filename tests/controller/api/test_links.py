@@ -75,7 +75,7 @@ async def test_a_pod_that_is_not_there_is_not_found(controller: Rig) -> None:
     [
         ({"jitter": "5"}, "/jitter", "write for example 2ms"),
         ({"stall": "1s"}, "/stall_every", "write for example 30s"),
-        ({"bandwith": "1Mbit"}, "/body/bandwith", ""),
+        ({"rate": "1Mbit"}, "/body/rate", ""),
         ({"partitioned": "yes"}, "/body/partitioned", ""),
     ],
 )
