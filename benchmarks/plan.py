@@ -24,7 +24,7 @@ from landbridge.client import Client
 from landbridge.local import local_controller
 from model.program import Call
 from model.slot_memory import held_beside
-from workers.exchange.emulator import parse_bandwidth
+from workers.exchange.conditions import parse_bandwidth
 from workers.exchange.tree import Node, reduce_tree
 
 PODS, SLOTS_OF_A_POD = 2, 2

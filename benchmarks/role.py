@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from controller.runtime.launcher.command import WORKER_TUNABLES
@@ -22,11 +22,15 @@ class Role:
 
     def ask(self, line: str) -> Any:
         """The answer to a line; RuntimeError when the process has ended."""
+        self.tell(line)
+        return self.answer()
+
+    def tell(self, line: str) -> None:
+        """Say a line and let the answer come when it comes."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(f"{line}\n")
             self._process.stdin.flush()
-        return self.answer()
 
     def answer(self) -> Any:
         """The next line of output; RuntimeError when the process has ended."""
@@ -39,10 +43,11 @@ class Role:
 
 
 @contextlib.contextmanager
-def role(module: str, *arguments: str) -> Iterator[Role]:
-    """Run `python -m MODULE ARGUMENTS` for a `with` block."""
+def role(module: str, *arguments: str, prefix: Sequence[str] = ()) -> Iterator[Role]:
+    """Run `python -m MODULE ARGUMENTS` for a `with` block; `prefix` is a command that runs it, such
+    as one that enters a namespace."""
     process = subprocess.Popen(
-        [sys.executable, "-m", module, *arguments],
+        [*prefix, sys.executable, "-m", module, *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -6,6 +6,9 @@ import dataclasses
 import enum
 import ipaddress
 import pathlib
+from collections.abc import Mapping
+
+from controller.core import link
 
 
 class LauncherKind(enum.StrEnum):
@@ -56,10 +59,10 @@ class Fleet:
     pods: int = 2
     hosts_per_pod: int = 1
     devices_per_host: int = 2
-    link_bandwidth: str = ""
-    """Emulated, such as 200Mbit; empty for the wire's own."""
-    link_latency: str = ""
-    """Emulated, such as 5ms."""
+    link: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Conditions of an emulated link, as texts by name: controller.core.link knows them."""
+    link_emulator: bool = False
+    """Whether the link is emulated although no conditions are given: they may come later."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -83,7 +86,12 @@ class ControllerConfig:
     """What hosts must show to attach; needed when grpc is not loopback."""
 
     def check(self) -> None:
-        """Refuse what would leave a port open to everybody; raises ConfigError."""
+        """Refuse what would leave a port open to everybody, and a link that is none; raises
+        ConfigError."""
+        try:
+            link.parse_conditions(self.fleet.link)
+        except link.NotALink as error:
+            raise ConfigError(str(error)) from error
         if not self.http.is_loopback and not self.token:
             raise ConfigError(
                 f"{self.http} is reachable from other machines and no token is set; "

@@ -114,7 +114,13 @@ class Client:
         return self._get("/pods")
 
     def links(self) -> Document:
+        """{"links": traffic by direction, "pods": conditions of their emulated links}."""
         return self._get("/links")
+
+    def set_link(self, pod: str, conditions: Mapping[str, Any]) -> Document:
+        """Have everything that a pod sends meet these conditions, as texts such as 200Mbit; what is
+        left out is none."""
+        return self._ask("PUT", f"/links/{_quoted(pod)}", json=dict(conditions)).json()
 
     def version(self) -> Document:
         return self._get("/version")

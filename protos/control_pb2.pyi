@@ -45,7 +45,7 @@ PHASE_COMPUTE: Phase
 PHASE_EXCHANGE: Phase
 
 class HostEvent(_message.Message):
-    __slots__ = ("hello", "inventory", "program_ready", "steps_applied", "job_faulted", "job_released", "heartbeat", "checkpoint_written", "checkpoint_published", "restore_failed", "evaluated")
+    __slots__ = ("hello", "inventory", "program_ready", "steps_applied", "job_faulted", "job_released", "heartbeat", "checkpoint_written", "checkpoint_published", "restore_failed", "evaluated", "link_conditions")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     INVENTORY_FIELD_NUMBER: _ClassVar[int]
     PROGRAM_READY_FIELD_NUMBER: _ClassVar[int]
@@ -57,6 +57,7 @@ class HostEvent(_message.Message):
     CHECKPOINT_PUBLISHED_FIELD_NUMBER: _ClassVar[int]
     RESTORE_FAILED_FIELD_NUMBER: _ClassVar[int]
     EVALUATED_FIELD_NUMBER: _ClassVar[int]
+    LINK_CONDITIONS_FIELD_NUMBER: _ClassVar[int]
     hello: HostHello
     inventory: HostInventory
     program_ready: ProgramReady
@@ -68,10 +69,11 @@ class HostEvent(_message.Message):
     checkpoint_published: CheckpointPublished
     restore_failed: RestoreFailed
     evaluated: Evaluated
-    def __init__(self, hello: _Optional[_Union[HostHello, _Mapping]] = ..., inventory: _Optional[_Union[HostInventory, _Mapping]] = ..., program_ready: _Optional[_Union[ProgramReady, _Mapping]] = ..., steps_applied: _Optional[_Union[StepsApplied, _Mapping]] = ..., job_faulted: _Optional[_Union[JobFaulted, _Mapping]] = ..., job_released: _Optional[_Union[JobReleased, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., checkpoint_written: _Optional[_Union[CheckpointWritten, _Mapping]] = ..., checkpoint_published: _Optional[_Union[CheckpointPublished, _Mapping]] = ..., restore_failed: _Optional[_Union[RestoreFailed, _Mapping]] = ..., evaluated: _Optional[_Union[Evaluated, _Mapping]] = ...) -> None: ...
+    link_conditions: LinkConditions
+    def __init__(self, hello: _Optional[_Union[HostHello, _Mapping]] = ..., inventory: _Optional[_Union[HostInventory, _Mapping]] = ..., program_ready: _Optional[_Union[ProgramReady, _Mapping]] = ..., steps_applied: _Optional[_Union[StepsApplied, _Mapping]] = ..., job_faulted: _Optional[_Union[JobFaulted, _Mapping]] = ..., job_released: _Optional[_Union[JobReleased, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., checkpoint_written: _Optional[_Union[CheckpointWritten, _Mapping]] = ..., checkpoint_published: _Optional[_Union[CheckpointPublished, _Mapping]] = ..., restore_failed: _Optional[_Union[RestoreFailed, _Mapping]] = ..., evaluated: _Optional[_Union[Evaluated, _Mapping]] = ..., link_conditions: _Optional[_Union[LinkConditions, _Mapping]] = ...) -> None: ...
 
 class HostCommand(_message.Message):
-    __slots__ = ("assemble_pod", "prepare_job", "grant_window", "stop_job", "dismiss", "publish_checkpoint", "remove_checkpoint", "save_checkpoint")
+    __slots__ = ("assemble_pod", "prepare_job", "grant_window", "stop_job", "dismiss", "publish_checkpoint", "remove_checkpoint", "save_checkpoint", "set_link_conditions")
     ASSEMBLE_POD_FIELD_NUMBER: _ClassVar[int]
     PREPARE_JOB_FIELD_NUMBER: _ClassVar[int]
     GRANT_WINDOW_FIELD_NUMBER: _ClassVar[int]
@@ -80,6 +82,7 @@ class HostCommand(_message.Message):
     PUBLISH_CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
     REMOVE_CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
     SAVE_CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
+    SET_LINK_CONDITIONS_FIELD_NUMBER: _ClassVar[int]
     assemble_pod: AssemblePod
     prepare_job: PrepareJob
     grant_window: GrantWindow
@@ -88,7 +91,8 @@ class HostCommand(_message.Message):
     publish_checkpoint: PublishCheckpoint
     remove_checkpoint: RemoveCheckpoint
     save_checkpoint: SaveCheckpoint
-    def __init__(self, assemble_pod: _Optional[_Union[AssemblePod, _Mapping]] = ..., prepare_job: _Optional[_Union[PrepareJob, _Mapping]] = ..., grant_window: _Optional[_Union[GrantWindow, _Mapping]] = ..., stop_job: _Optional[_Union[StopJob, _Mapping]] = ..., dismiss: _Optional[_Union[Dismiss, _Mapping]] = ..., publish_checkpoint: _Optional[_Union[PublishCheckpoint, _Mapping]] = ..., remove_checkpoint: _Optional[_Union[RemoveCheckpoint, _Mapping]] = ..., save_checkpoint: _Optional[_Union[SaveCheckpoint, _Mapping]] = ...) -> None: ...
+    set_link_conditions: SetLinkConditions
+    def __init__(self, assemble_pod: _Optional[_Union[AssemblePod, _Mapping]] = ..., prepare_job: _Optional[_Union[PrepareJob, _Mapping]] = ..., grant_window: _Optional[_Union[GrantWindow, _Mapping]] = ..., stop_job: _Optional[_Union[StopJob, _Mapping]] = ..., dismiss: _Optional[_Union[Dismiss, _Mapping]] = ..., publish_checkpoint: _Optional[_Union[PublishCheckpoint, _Mapping]] = ..., remove_checkpoint: _Optional[_Union[RemoveCheckpoint, _Mapping]] = ..., save_checkpoint: _Optional[_Union[SaveCheckpoint, _Mapping]] = ..., set_link_conditions: _Optional[_Union[SetLinkConditions, _Mapping]] = ...) -> None: ...
 
 class HostHello(_message.Message):
     __slots__ = ("protocol_version", "pod", "host_index", "num_hosts", "incarnation", "link_address", "coordinator_address", "pid", "join_token")
@@ -516,3 +520,27 @@ class LinkTraffic(_message.Message):
     sending_seconds: float
     retries: int
     def __init__(self, peer_pod: _Optional[str] = ..., sent_bytes: _Optional[int] = ..., sending_seconds: _Optional[float] = ..., retries: _Optional[int] = ...) -> None: ...
+
+class SetLinkConditions(_message.Message):
+    __slots__ = ("conditions",)
+    CONDITIONS_FIELD_NUMBER: _ClassVar[int]
+    conditions: LinkConditions
+    def __init__(self, conditions: _Optional[_Union[LinkConditions, _Mapping]] = ...) -> None: ...
+
+class LinkConditions(_message.Message):
+    __slots__ = ("bandwidth_bytes_per_second", "latency_seconds", "jitter_seconds", "stall_every_seconds", "stall_seconds", "drop_probability", "is_partitioned")
+    BANDWIDTH_BYTES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    LATENCY_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    JITTER_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    STALL_EVERY_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    STALL_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    DROP_PROBABILITY_FIELD_NUMBER: _ClassVar[int]
+    IS_PARTITIONED_FIELD_NUMBER: _ClassVar[int]
+    bandwidth_bytes_per_second: float
+    latency_seconds: float
+    jitter_seconds: float
+    stall_every_seconds: float
+    stall_seconds: float
+    drop_probability: float
+    is_partitioned: bool
+    def __init__(self, bandwidth_bytes_per_second: _Optional[float] = ..., latency_seconds: _Optional[float] = ..., jitter_seconds: _Optional[float] = ..., stall_every_seconds: _Optional[float] = ..., stall_seconds: _Optional[float] = ..., drop_probability: _Optional[float] = ..., is_partitioned: _Optional[bool] = ...) -> None: ...

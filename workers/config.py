@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+from collections.abc import Mapping
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -26,6 +27,8 @@ class WorkerConfig:
     """Virtual CPU devices to make; None for the accelerators there are."""
     cpus: tuple[int, ...] = ()
     """Cores this process may use; empty for all."""
-    link_bandwidth: str = ""
-    link_latency: str = ""
+    link: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Conditions of an emulated link, as texts by name: workers.exchange.conditions knows them."""
+    link_emulator: bool = False
+    """Whether the link is emulated although no conditions are given: they may come later."""
     join_token: str = dataclasses.field(default="", repr=False)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from protos import control_pb2 as pb
 from workers.exchange.base import Traffic
+from workers.exchange.conditions import LinkConditions
 from workers.orders import (
     Applied,
     Assignment,
@@ -201,6 +202,32 @@ def encode_heartbeat(traffic: Mapping[str, Traffic]) -> pb.HostEvent:
         for pod, sent in traffic.items()
     ]
     return pb.HostEvent(heartbeat=pb.Heartbeat(link_traffic=peers))
+
+
+def encode_conditions(conditions: LinkConditions) -> pb.HostEvent:
+    told = pb.LinkConditions(
+        bandwidth_bytes_per_second=conditions.bandwidth_bytes_per_second or 0.0,
+        latency_seconds=conditions.latency_seconds,
+        jitter_seconds=conditions.jitter_seconds,
+        stall_every_seconds=conditions.stall_every_seconds or 0.0,
+        stall_seconds=conditions.stall_seconds,
+        drop_probability=conditions.drop_probability,
+        is_partitioned=conditions.is_partitioned,
+    )
+    return pb.HostEvent(link_conditions=told)
+
+
+def decode_conditions(order: pb.SetLinkConditions) -> LinkConditions:
+    told = order.conditions
+    return LinkConditions(
+        bandwidth_bytes_per_second=told.bandwidth_bytes_per_second or None,
+        latency_seconds=told.latency_seconds,
+        jitter_seconds=told.jitter_seconds,
+        stall_every_seconds=told.stall_every_seconds or None,
+        stall_seconds=told.stall_seconds,
+        drop_probability=told.drop_probability,
+        is_partitioned=told.is_partitioned,
+    )
 
 
 def _inventory(inventory: Inventory) -> pb.HostInventory:

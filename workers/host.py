@@ -15,6 +15,7 @@ import os
 import pathlib
 import random
 import secrets
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 
@@ -25,6 +26,7 @@ from protos import control_pb2_grpc, program_pb2, program_pb2_grpc
 from workers import controller_client as codec
 from workers.checkpoint import layout
 from workers.exchange.base import GradientExchange
+from workers.exchange.emulator import LinkEmulator
 from workers.executor import Executor
 from workers.orders import (
     Applied,
@@ -92,15 +94,17 @@ class Host:
         exchange: GradientExchange,
         assemble: Callable[[pb.AssemblePod], Awaitable[Report]],
         checkpoints: pathlib.Path,
+        emulator: LinkEmulator | None = None,
     ) -> None:
         """`assemble` initialises the accelerators once and tells what there is. `checkpoints` is
-        where they lie unless a job says."""
+        where they lie unless a job says. `emulator` is the one that the exchange asks."""
         self._controller = controller
         self._identity = identity
         self._executor = executor
         self._exchange = exchange
         self._assemble = assemble
         self._checkpoints = checkpoints
+        self._emulator = emulator
         self._outbox: asyncio.Queue[pb.HostEvent] = asyncio.Queue()
         self._heartbeat_seconds = 1.0
         self._fetches: dict[Assignment, asyncio.Task[None]] = {}
@@ -170,6 +174,8 @@ class Host:
     async def _events(self) -> AsyncIterator[pb.HostEvent]:
         outbox = self._outbox
         yield pb.HostEvent(hello=self._hello())
+        if self._emulator is not None:
+            yield codec.encode_conditions(self._emulator.conditions)
         while True:
             yield await outbox.get()
 
@@ -204,6 +210,14 @@ class Host:
                 self._spawn(self._remove(command.remove_checkpoint))
             case "stop_job":
                 self._stop(codec.assignment_of(command.stop_job), command.stop_job.reason)
+            case "set_link_conditions":
+                self._set_conditions(command.set_link_conditions)
+
+    def _set_conditions(self, order: pb.SetLinkConditions) -> None:
+        """The controller asks only hosts that have told of their emulated link."""
+        assert self._emulator is not None
+        self._emulator.change(codec.decode_conditions(order), time.monotonic())
+        self._outbox.put_nowait(codec.encode_conditions(self._emulator.conditions))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import pathlib
+import random
 import signal
 import sys
 import threading
@@ -19,7 +20,8 @@ from workers.address import Address
 from workers.config import WorkerConfig
 from workers.exchange.agreement import RemoteAgreement, SoleAgreement, StepAgreement
 from workers.exchange.base import StepKey
-from workers.exchange.emulator import LinkEmulator, parse_bandwidth, parse_latency
+from workers.exchange.conditions import parse_conditions
+from workers.exchange.emulator import LinkEmulator
 from workers.exchange.grpc_exchange import GrpcExchange
 from workers.executor import Executor
 from workers.host import CannotReturn, Host, HostIdentity
@@ -52,7 +54,8 @@ class _Worker:
         self._config = config
         self._listen = Address.parse(config.listen)
         lead = StepAgreement(config.hosts, self._on_refused) if self._is_lead_of_many else None
-        self._exchange = GrpcExchange(str(self._listen), _emulator(config), lead, config.join_token)
+        emulator = _emulator(config)
+        self._exchange = GrpcExchange(str(self._listen), emulator, lead, config.join_token)
         self._executor = Executor(
             self._exchange, lead or SoleAgreement(), self._report, config.state_dir / "tokens"
         )
@@ -68,6 +71,7 @@ class _Worker:
             self._exchange,
             self._assemble,
             config.state_dir / "checkpoints",
+            emulator,
         )
 
     @property
@@ -137,7 +141,9 @@ class _Worker:
 
 
 def _check(config: WorkerConfig) -> None:
-    """Refuse what would leave the link open to everybody, or peers without an address to dial."""
+    """Refuse what would leave the link open to everybody, or peers without an address to dial, and
+    an emulated link that is none."""
+    parse_conditions(config.link)
     listen = _address("--listen", config.listen)
     if config.advertise:
         _address("--advertise", config.advertise, default_port=listen.port)
@@ -160,11 +166,11 @@ def _address(option: str, text: str, default_port: int | None = None) -> Address
 
 
 def _emulator(config: WorkerConfig) -> LinkEmulator | None:
-    if not config.link_bandwidth and not config.link_latency:
+    if not config.link_emulator and not any(config.link.values()):
         return None
-    bandwidth = parse_bandwidth(config.link_bandwidth) if config.link_bandwidth else None
-    latency = parse_latency(config.link_latency) if config.link_latency else 0.0
-    return LinkEmulator(bandwidth, latency)
+    # Of its own for each host, and the same when the fleet is started again.
+    chance = random.Random(f"{config.pod}/{config.host_index}")
+    return LinkEmulator(parse_conditions(config.link), chance)
 
 
 def bind_cores(cpus: tuple[int, ...]) -> None:

@@ -5,15 +5,44 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 
+import pydantic
 from fastapi import APIRouter
 from starlette.responses import Response
 
 from controller.api.answers import json_response
 from controller.api.context import ApiContext, Context
-from controller.api.problems import RESPONSES, ApiProblem
+from controller.api.problems import RESPONSES, ApiProblem, SpecProblem
 from controller.core import view
+from controller.core.errors import LinkNotEmulated, UnknownPod
+from controller.core.events import LinkChangeRequested
+from controller.core.link import LinkConditions, NotALink, parse_conditions
 
 router = APIRouter(tags=["fleet"], responses=RESPONSES)
+
+
+class Conditions(pydantic.BaseModel):
+    """Of everything that a pod sends; what is left out or null is none."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", strict=True)
+
+    bandwidth: str | None = pydantic.Field(None, examples=["200Mbit"])
+    latency: str | None = pydantic.Field(None, examples=["5ms"], description="one way")
+    jitter: str | None = pydantic.Field(None, examples=["2ms"])
+    stall_every: str | None = pydantic.Field(None, examples=["30s"], description="on average")
+    stall: str | None = pydantic.Field(None, examples=["500ms"])
+    drop: str | None = pydantic.Field(None, examples=["0.1%"])
+    partitioned: bool = pydantic.Field(False, description="whether nothing arrives for now")
+
+    def parsed(self) -> LinkConditions:
+        """Raises ApiProblem."""
+        texts = self.model_dump(exclude={"partitioned"})
+        named = {name.replace("_", "-"): text for name, text in texts.items()}
+        try:
+            return parse_conditions(named, "{}", is_partitioned=self.partitioned)
+        except NotALink as error:
+            pointer = "/" + error.name.replace("-", "_")
+            problem = SpecProblem(pointer, "link", error.detail, error.hint)
+            raise ApiProblem(422, "invalid-link", str(error), errors=[problem]) from None
 
 
 @router.get("/pods", operation_id="listPods")
@@ -35,8 +64,26 @@ async def get_pod(name: str, context: Context) -> Response:
 
 @router.get("/links", operation_id="listLinks")
 async def list_links(context: Context) -> Response:
-    """Traffic between pods, one entry per direction."""
-    return json_response({"links": view.link_documents(context.loop.state)})
+    """Traffic between pods, one entry per direction; and of each pod the conditions that everything
+    it sends meets on its emulated link."""
+    state = context.loop.state
+    pods = view.emulated_link_documents(state)
+    return json_response({"links": view.link_documents(state), "pods": pods})
+
+
+@router.put("/links/{pod}", operation_id="setLink", status_code=202)
+async def set_link(pod: str, conditions: Conditions, context: Context) -> Response:
+    """Change the emulated link of a pod that runs. Its hosts are told at once, and GET /links shows
+    what they say is in force. A pod whose link is not emulated is a conflict."""
+    wanted = conditions.parsed()
+    try:
+        await context.loop.ask(LinkChangeRequested(pod, wanted, "a request to the API"))
+    except UnknownPod as error:
+        raise ApiProblem(404, "no-such-pod", str(error)) from None
+    except LinkNotEmulated as error:
+        raise ApiProblem(409, "link-not-emulated", str(error)) from None
+    document = {"name": pod, "conditions": view.link_conditions_document(wanted)}
+    return json_response(document, 202)
 
 
 @router.get("/version", operation_id="getVersion")

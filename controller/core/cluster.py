@@ -11,6 +11,8 @@ import dataclasses
 import enum
 from collections.abc import Mapping
 
+from controller.core.link import LinkConditions
+
 
 class PodState(enum.StrEnum):
     """What a pod is good for."""
@@ -76,6 +78,8 @@ class Host:
     dataset_digest: str | None = None
     """Of the tokens it will train on, once it has compiled and initialised what it holds."""
     traffic: Mapping[str, Traffic] = dataclasses.field(default_factory=dict)
+    link: LinkConditions | None = None
+    """Of its emulated link, those in force; None when its link is not emulated."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, order=True)

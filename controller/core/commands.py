@@ -7,6 +7,7 @@ import dataclasses
 from controller.core.batch import Range
 from controller.core.cluster import Assignment, HostRef
 from controller.core.exchange import ExchangeRule
+from controller.core.link import LinkConditions
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -152,6 +153,14 @@ class StopHost:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class SetLinkConditions:
+    """Send under these conditions from now on."""
+
+    host: HostRef
+    conditions: LinkConditions
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class DismissHost:
     """Close the host's stream; the process ends."""
 
@@ -179,6 +188,7 @@ Command = (
     | PublishCheckpoint
     | RemoveCheckpoint
     | StopHost
+    | SetLinkConditions
     | DismissHost
     | RestartPod
 )

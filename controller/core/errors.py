@@ -5,7 +5,9 @@
     |- UnknownJob             the caller named a job that is not live
     |- JobIsLive              the caller wants what only a job that has ended allows
     |- CannotSave             the caller wants a checkpoint of a job that cannot make one now
-    `- CheckpointGone         the caller wants to start from a checkpoint that was deleted just now
+    |- CheckpointGone         the caller wants to start from a checkpoint that was deleted just now
+    |- UnknownPod             the caller named a pod of which no host ever came
+    `- LinkNotEmulated        the caller wants to change a link that is as it is
 
 Invalid specifications are no exceptions here: they are collected, all at once, as problems by the
 API. Job failures are states with a reason, not exceptions.
@@ -66,3 +68,22 @@ class CheckpointGone(ControllerError):
             f"job {job_id} has deleted its checkpoint of step {step}; submit again, with one of "
             f"GET /jobs/{job_id}/checkpoints"
         )
+
+
+class UnknownPod(ControllerError):
+    """No host of a pod of this name has attached since the controller started."""
+
+    def __init__(self, pod: str) -> None:
+        super().__init__(f"no pod is called {pod[:64]!r}; GET /api/v1/pods lists those there are")
+        self.pod = pod
+
+
+class LinkNotEmulated(ControllerError):
+    """Not all hosts of the pod are there, emulating their link."""
+
+    def __init__(self, pod: str) -> None:
+        super().__init__(
+            f"the link of {pod} is not emulated and stays as it is; start its workers, or "
+            "`landbridge up`, with --link-emulator or another --link- option"
+        )
+        self.pod = pod

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from controller.core.cluster import Assignment, HostRef, Inventory, Traffic
 from controller.core.evaluation import Part
 from controller.core.job import Job, JobSpec
+from controller.core.link import LinkConditions
 from controller.core.program import Program
 from controller.core.sources import DataSource
 from controller.core.step import StepRecord
@@ -60,6 +61,15 @@ class DeleteRequested:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class LinkChangeRequested:
+    """Somebody wants the emulated link of a pod to be another."""
+
+    pod: str
+    conditions: LinkConditions
+    actor: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class ProgramLowered:
     assignment: Assignment
     program: Program
@@ -92,6 +102,14 @@ class HostHeard:
 
     host: HostRef
     traffic: Mapping[str, Traffic]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LinkConditionsReported:
+    """A host emulates its link, under these conditions from now on."""
+
+    host: HostRef
+    conditions: LinkConditions
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -202,11 +220,13 @@ Event = (
     | RetryRequested
     | CheckpointRequested
     | DeleteRequested
+    | LinkChangeRequested
     | ProgramLowered
     | LoweringFailed
     | HostAttached
     | HostInventoried
     | HostHeard
+    | LinkConditionsReported
     | HostDetached
     | ProgramReady
     | StepsApplied

@@ -2,7 +2,8 @@
 
 Pure: no clock, no I/O, no randomness. `handle` looks up the one handler of an event. Handlers of
 hosts and pods are in `membership`, of getting ready in `preparing`, of steps in `training`, of
-checkpoints in `saving` and `rewinding`, and those of people's wishes here. After any event that
+checkpoints in `saving` and `rewinding`, of the emulated link in `linking`, and those of people's
+wishes about jobs here. After any event that
 may free or add pods, the waiting jobs are looked at again.
 """
 
@@ -17,6 +18,7 @@ from controller.core import (
     errors,
     events,
     gang,
+    linking,
     membership,
     preparing,
     rewinding,
@@ -32,8 +34,8 @@ Handler = Callable[[Turn, Any, LivenessPolicy], None]
 
 
 def handle(state: State, event: events.Event, now: float, policy: LivenessPolicy) -> Outcome:
-    """Decide about one event. Raises UnknownJob when a request names a job that is not live, and
-    JobIsLive when it names one that is and must not be."""
+    """Decide about one event. Raises UnknownJob when a request names a job that is not live,
+    JobIsLive when it names one that is and must not be, and what else `errors` says of requests."""
     turn = Turn(state, now)
     _HANDLERS[type(event)](turn, event, policy)
     if turn.availability_changed:
@@ -164,6 +166,8 @@ _HANDLERS: dict[type, Handler] = {
     events.RetryRequested: _retry_requested,
     events.CheckpointRequested: saving.checkpoint_requested,
     events.DeleteRequested: _delete_requested,
+    events.LinkChangeRequested: linking.change_requested,
+    events.LinkConditionsReported: linking.conditions_reported,
     events.ProgramLowered: preparing.program_lowered,
     events.LoweringFailed: _lowering_failed,
     events.ProgramReady: preparing.program_ready,

@@ -14,6 +14,7 @@ from controller.core import goodput, sources
 from controller.core.checkpoint import Saved
 from controller.core.cluster import Host, Pod
 from controller.core.job import Job
+from controller.core.link import LinkConditions
 from controller.core.step import MergedStep, finite
 from controller.core.turn import State
 
@@ -171,6 +172,29 @@ def link_documents(state: State) -> list[Document]:
         }
         for (src, dst), (sent, seconds, retries) in sorted(totals.items())
     ]
+
+
+def emulated_link_documents(state: State) -> list[Document]:
+    """Every pod and what everything that it sends meets on its emulated link. `conditions` is None
+    where the link is not emulated, and while its hosts differ because they are changing over."""
+    return [_emulated_link(pod) for _, pod in sorted(state.pods.items())]
+
+
+def link_conditions_document(conditions: LinkConditions) -> Document:
+    """What PUT /api/v1/links/{pod} takes."""
+    texts = {name.replace("-", "_"): text for name, text in conditions.texts().items()}
+    return {**texts, "partitioned": conditions.is_partitioned}
+
+
+def _emulated_link(pod: Pod) -> Document:
+    told = {host.link for host in pod.hosts.values()}
+    first = next(iter(told), None)
+    agreed = first if len(told) == 1 else None
+    return {
+        "name": pod.name,
+        "is_emulated": bool(told) and None not in told,
+        "conditions": link_conditions_document(agreed) if agreed else None,
+    }
 
 
 def _data(job: Job) -> Document | None:

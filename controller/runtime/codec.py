@@ -9,6 +9,7 @@ from controller.core import commands, events
 from controller.core.batch import Range
 from controller.core.cluster import Assignment, HostRef, Inventory, Traffic
 from controller.core.evaluation import Part
+from controller.core.link import LinkConditions
 from controller.core.sources import DataSource
 from controller.core.step import StepRecord
 from protos import control_pb2 as pb
@@ -115,6 +116,9 @@ def decode_event(host: HostRef, message: pb.HostEvent) -> events.Event:
             failed = message.restore_failed
             assignment = Assignment(failed.job, failed.generation)
             return events.RestoreFailed(host, assignment, failed.message)
+        case "link_conditions":
+            conditions = _link_conditions(message.link_conditions)
+            return events.LinkConditionsReported(host, conditions)
         case other:
             raise ValueError(f"{host} sent an event of kind {other!r}, which cannot come here")
 
@@ -154,6 +158,9 @@ def encode_command(command: commands.Command, heartbeat_interval_seconds: float)
                 generation=command.checkpoint.generation,
             )
             return pb.HostCommand(remove_checkpoint=remove)
+        case commands.SetLinkConditions(_, conditions):
+            change = pb.SetLinkConditions(conditions=_encode_link(conditions))
+            return pb.HostCommand(set_link_conditions=change)
         case commands.DismissHost(_, reason):
             return pb.HostCommand(dismiss=pb.Dismiss(reason=reason))
         case _:
@@ -223,6 +230,30 @@ def _publish(command: commands.PublishCheckpoint) -> pb.PublishCheckpoint:
         state_sha256=bytes.fromhex(command.state_sha256),
         data_position=command.data_position,
         skipped=_ranges(command.skipped),
+    )
+
+
+def _encode_link(conditions: LinkConditions) -> pb.LinkConditions:
+    return pb.LinkConditions(
+        bandwidth_bytes_per_second=conditions.bandwidth_bytes_per_second or 0.0,
+        latency_seconds=conditions.latency_seconds,
+        jitter_seconds=conditions.jitter_seconds,
+        stall_every_seconds=conditions.stall_every_seconds or 0.0,
+        stall_seconds=conditions.stall_seconds,
+        drop_probability=conditions.drop_probability,
+        is_partitioned=conditions.is_partitioned,
+    )
+
+
+def _link_conditions(conditions: pb.LinkConditions) -> LinkConditions:
+    return LinkConditions(
+        bandwidth_bytes_per_second=conditions.bandwidth_bytes_per_second or None,
+        latency_seconds=conditions.latency_seconds,
+        jitter_seconds=conditions.jitter_seconds,
+        stall_every_seconds=conditions.stall_every_seconds or None,
+        stall_seconds=conditions.stall_seconds,
+        drop_probability=conditions.drop_probability,
+        is_partitioned=conditions.is_partitioned,
     )
 
 

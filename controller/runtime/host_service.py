@@ -48,6 +48,7 @@ HostCommand = (
     | commands.PublishCheckpoint
     | commands.RemoveCheckpoint
     | commands.StopHost
+    | commands.SetLinkConditions
     | commands.DismissHost
 )
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import typer
 from typer.exceptions import TyperException
 
-from landbridge.cli import export, fleet, jobs, output, plans, processes, tokenizer
+from landbridge.cli import export, fleet, jobs, links, output, plans, processes, tokenizer
 from landbridge.errors import LandbridgeError
 
 EPILOG = """Exit codes: 0 ok, 1 the job failed, 2 usage, 3 invalid spec, 4 not found, 5 not allowed,
@@ -41,6 +41,7 @@ def build(wanted: str | None = None) -> typer.Typer:
         if wanted not in COMMANDS or name == wanted:
             app.command()(command)
     if wanted not in COMMANDS:
+        app.add_typer(links.app)
         app.add_typer(tokenizer.app)
     return app
 

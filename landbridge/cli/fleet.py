@@ -1,10 +1,9 @@
-"""Commands about pods, links and versions."""
+"""Commands about pods and versions."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from landbridge import figures
 from landbridge.cli import output
 from landbridge.cli.options import Address, Json, client
 
@@ -17,12 +16,6 @@ def pods(address: Address = "", json: Json = False) -> int:
         return output.answer(api.pods(), json, _show_pods)
 
 
-def links(address: Address = "", json: Json = False) -> int:
-    """List the traffic between pods."""
-    with client(address) as api:
-        return output.answer(api.links(), json, _show_links)
-
-
 def version(address: Address = "", json: Json = False) -> int:
     """Tell the versions of this command and of the controller."""
     import importlib.metadata
@@ -32,7 +25,7 @@ def version(address: Address = "", json: Json = False) -> int:
     return output.answer(versions, json, _show_versions)
 
 
-COMMANDS = (pods, links, version)
+COMMANDS = (pods, version)
 
 
 def _show_pods(document: Document) -> None:
@@ -47,20 +40,6 @@ def _show_pods(document: Document) -> None:
         for pod in document["pods"]
     ]
     output.table(("POD", "STATE", "HOSTS", "DEVICES", "JOB"), rows)
-
-
-def _show_links(document: Document) -> None:
-    rows = [
-        (
-            link["src"],
-            link["dst"],
-            figures.amount(link["bytes"], "B"),
-            figures.amount(link["bandwidth_bytes_per_second"], "B/s"),
-            str(link["retries"]),
-        )
-        for link in document["links"]
-    ]
-    output.table(("FROM", "TO", "SENT", "WHILE SENDING", "SENT AGAIN"), rows)
 
 
 def _show_versions(document: Document) -> None:

@@ -41,7 +41,18 @@ StateDir = Annotated[
     pathlib.Path, typer.Option(help="Where everything that lasts is kept.", file_okay=False)
 ]
 Bandwidth = Annotated[str, typer.Option(help="Emulate a link of this rate, such as 200Mbit.")]
-Latency = Annotated[str, typer.Option(help="Emulate a link of this delay, such as 5ms.")]
+Latency = Annotated[str, typer.Option(help="Emulate a link of this one-way delay, such as 5ms.")]
+Jitter = Annotated[str, typer.Option(help="Add up to this much delay at random, such as 2ms.")]
+StallEvery = Annotated[str, typer.Option(help="Mean time between stalls, such as 30s.")]
+Stall = Annotated[str, typer.Option(help="How long a stall lasts, such as 500ms.")]
+Drop = Annotated[str, typer.Option(help="How many frames are lost and sent again, such as 0.1%.")]
+Emulator = Annotated[
+    bool,
+    typer.Option(
+        "--link-emulator",
+        help="Let `landbridge links set` change the link, which starts unlimited.",
+    ),
+]
 MetricsPort = Annotated[
     int | None,
     typer.Option(
@@ -76,6 +87,11 @@ def up(
     store: Annotated[str, typer.Option(help="SQLAlchemy URL; SQLite if left out.")] = "",
     link_bandwidth: Bandwidth = "",
     link_latency: Latency = "",
+    link_jitter: Jitter = "",
+    link_stall_every: StallEvery = "",
+    link_stall: Stall = "",
+    link_drop: Drop = "",
+    link_emulator: Emulator = False,
     ray_address: Annotated[str, typer.Option(help="Ray cluster to use.")] = "",
     config: ConfigFile = None,
     json: Json = False,
@@ -89,6 +105,14 @@ def up(
     from controller.config import Address, ConfigError, ControllerConfig, Fleet, LauncherKind
 
     with _starting("controller", refusal=ConfigError):
+        link = {
+            "bandwidth": link_bandwidth,
+            "latency": link_latency,
+            "jitter": link_jitter,
+            "stall-every": link_stall_every,
+            "stall": link_stall,
+            "drop": link_drop,
+        }
         told = ControllerConfig(
             state_dir=state_dir.expanduser(),
             http=Address.parse(http),
@@ -96,7 +120,7 @@ def up(
             metrics_port=metrics_port,
             store_url=store,
             launcher=LauncherKind(launcher),
-            fleet=Fleet(pods, hosts_per_pod, devices_per_host, link_bandwidth, link_latency),
+            fleet=Fleet(pods, hosts_per_pod, devices_per_host, link, link_emulator),
             ray_address=ray_address,
             token=os.environ.get("LANDBRIDGE_TOKEN", ""),
             join_token=os.environ.get("LANDBRIDGE_JOIN_TOKEN", ""),
@@ -117,6 +141,11 @@ def worker(
     cpus: Annotated[str, typer.Option(help="Cores to use: 0,1 and so on.")] = "",
     link_bandwidth: Bandwidth = "",
     link_latency: Latency = "",
+    link_jitter: Jitter = "",
+    link_stall_every: StallEvery = "",
+    link_stall: Stall = "",
+    link_drop: Drop = "",
+    link_emulator: Emulator = False,
     state_dir: StateDir = DEFAULT_STATE_DIR,
     json: Json = False,
 ) -> int:
@@ -128,6 +157,14 @@ def worker(
     from workers.config import WorkerConfig
 
     with _starting("worker", refusal=ValueError):
+        link = {
+            "bandwidth": link_bandwidth,
+            "latency": link_latency,
+            "jitter": link_jitter,
+            "stall-every": link_stall_every,
+            "stall": link_stall,
+            "drop": link_drop,
+        }
         told = WorkerConfig(
             controller=controller,
             pod=pod,
@@ -138,8 +175,8 @@ def worker(
             advertise=advertise,
             devices=devices,
             cpus=tuple(int(core) for core in cpus.split(",") if core),
-            link_bandwidth=link_bandwidth,
-            link_latency=link_latency,
+            link=link,
+            link_emulator=link_emulator,
             join_token=os.environ.get("LANDBRIDGE_JOIN_TOKEN", ""),
         )
         return main.serve(told)

@@ -18,6 +18,7 @@ from workers.exchange.base import (
     PeerUnreachable,
     StepKey,
 )
+from workers.exchange.conditions import LinkConditions
 from workers.exchange.emulator import LinkEmulator
 from workers.exchange.grpc_exchange import GrpcExchange
 from workers.exchange.loopback import LoopbackExchange, LoopbackLink
@@ -33,7 +34,9 @@ class Gang:
         make: dict[str, Callable[[], LoopbackExchange | GrpcExchange]] = {
             "loopback": lambda: LoopbackExchange(link),
             "grpc": lambda: GrpcExchange("127.0.0.1:0"),
-            "emulated": lambda: GrpcExchange("127.0.0.1:0", LinkEmulator(50e6, 0.002)),
+            "emulated": lambda: GrpcExchange(
+                "127.0.0.1:0", LinkEmulator(LinkConditions(50e6, 0.002))
+            ),
         }
         self.exchanges = [make[kind]() for _ in range(num_members)]
         self._threads = ThreadPoolExecutor(num_members * 2)

@@ -21,6 +21,7 @@ from controller.api.context import ApiContext
 from controller.core import commands, events
 from controller.core.cluster import Assignment, HostRef, Inventory, Traffic
 from controller.core.evaluation import Part
+from controller.core.link import LinkConditions
 from controller.core.liveness import LivenessPolicy
 from controller.core.program import Program
 from controller.core.sources import DataSource
@@ -131,6 +132,17 @@ class Rig:
         for host in self.hosts(job_id):
             part = Part((loss,), num_tokens=256, num_bytes=256)
             await self.loop.ask(events.Evaluated(host, self.assignment(job_id), step, part))
+
+    async def attach_hosts(self, name: str, count: int) -> None:
+        """Hosts of one pod dial in and have not looked at their accelerators."""
+        for index in range(count):
+            ref = HostRef(name, index, f"{name}-1")
+            await self.loop.ask(events.HostAttached(ref, count, f"{name}:1", f"{name}:2", 42))
+
+    async def emulate(self, name: str, conditions: LinkConditions, index: int = 0) -> None:
+        """A host of the pod says that its link is emulated, and how."""
+        host = HostRef(name, index, f"{name}-1")
+        await self.loop.ask(events.LinkConditionsReported(host, conditions))
 
     async def hear(self, src: str, dst: str, sent: int, seconds: float, retries: int) -> None:
         traffic = {dst: Traffic(sent, seconds, retries)}

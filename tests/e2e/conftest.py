@@ -6,7 +6,7 @@ import contextlib
 import copy
 import os
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -75,7 +75,7 @@ def fleet(
     tmp_path_factory: pytest.TempPathFactory, warm_state: pathlib.Path
 ) -> Callable[..., contextlib.AbstractContextManager[Fleet]]:
     """fleet(pods=2, hosts_per_pod=1, devices_per_host=1) runs one for a `with` block, on the state
-    of an earlier one where that is given."""
+    of an earlier one where that is given, and with further options of `up`."""
 
     @contextlib.contextmanager
     def run(
@@ -83,6 +83,7 @@ def fleet(
         hosts_per_pod: int = 1,
         devices_per_host: int = 1,
         state: pathlib.Path | None = None,
+        options: Sequence[str] = (),
     ) -> Iterator[Fleet]:
         if state is None:
             state = tmp_path_factory.mktemp("state")
@@ -90,7 +91,7 @@ def fleet(
                 (warm_state / name).mkdir(exist_ok=True)
                 os.symlink(warm_state / name, state / name, target_is_directory=True)
         arguments = ["--pods", str(pods), "--hosts-per-pod", str(hosts_per_pod)]
-        arguments += ["--devices-per-host", str(devices_per_host)]
+        arguments += ["--devices-per-host", str(devices_per_host), *options]
         with (
             local_controller(state_dir=state, arguments=arguments) as controller,
             Client(controller.address) as client,

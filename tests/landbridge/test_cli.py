@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import os
 import pathlib
@@ -13,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from controller.core import commands
+from controller.core.link import LinkConditions
 from landbridge.cli import build, main
 from tests.controller.rig import SPEC, Rig, spec
 from tests.landbridge.conftest import Run
@@ -213,6 +216,8 @@ async def test_events_are_followed_to_the_end(run: Run, address: str, controller
         ("checkpoints", "JOB"),
         ("pods",),
         ("links",),
+        ("links", "set", "pod-0", "--partition"),
+        ("links", "set", "pod-0"),
         ("version",),
         ("submit", "SPEC"),
         ("submit", "BAD"),
@@ -264,8 +269,65 @@ async def test_tables_are_readable(run: Run, address: str, controller: Rig) -> N
     assert "controller" in shown["version"]
 
 
+async def test_links_set_changes_what_is_named_and_keeps_the_rest(
+    run: Run, address: str, controller: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LANDBRIDGE_ADDRESS", address)
+    await controller.attach_pod("pod-0")
+    await controller.emulate("pod-0", LinkConditions(25e6, 0.005, 0.001))
+    assert "pod-0     bandwidth 200Mbit, latency 5ms, jitter 1ms" in (await run("links")).out
+    ran = await run("links", "set", "pod-0", "--latency", "10ms", "--jitter", "none", "--partition")
+    assert ran.out == "pod-0 sends under: bandwidth 200Mbit, latency 10ms, partitioned\n"
+    order = controller.commands[-1]
+    assert isinstance(order, commands.SetLinkConditions)
+    assert order.conditions == LinkConditions(25e6, 0.01, is_partitioned=True)
+    await controller.emulate("pod-0", order.conditions)
+    ran = await run("links", "set", "pod-0", "--no-partition", "--bandwidth", "none", "--json")
+    assert json.loads(ran.out)["conditions"]["latency"] == "10ms"
+    assert (
+        order
+        != controller.commands[-1]
+        == dataclasses.replace(order, conditions=LinkConditions(latency_seconds=0.01))
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "complaint"),
+    [
+        (("pod-0", "--jitter", "5"), 3, "jitter '5' is not a number"),
+        (("pod-0",), 2, "--bandwidth 200Mbit"),
+        (("pod-1", "--partition"), 7, "--link-emulator"),
+        (("pod-9", "--partition"), 4, "no pod is called 'pod-9'"),
+    ],
+)
+async def test_links_set_says_what_cannot_be_done(
+    run: Run, address: str, controller: Rig, arguments: tuple[str, ...], code: int, complaint: str
+) -> None:
+    await controller.attach_pod("pod-0")
+    await controller.emulate("pod-0", LinkConditions())
+    await controller.attach_pod("pod-1")
+    ran = await run("links", "set", *arguments, "--address", address)
+    assert ran.code == code
+    assert complaint in ran.err
+
+
+async def test_links_set_waits_for_no_pod_that_is_changing_over(
+    run: Run, address: str, controller: Rig
+) -> None:
+    await controller.attach_hosts("pod-0", 2)
+    await controller.emulate("pod-0", LinkConditions())
+    await controller.emulate("pod-0", LinkConditions(latency_seconds=1.0), index=1)
+    ran = await run("links", "set", "pod-0", "--partition", "--address", address)
+    assert ran.code == 1 and "ask again in a moment" in ran.err
+    assert "changing over" in (await run("links", "--address", address)).out
+
+
 def test_every_command_takes_json() -> None:
-    for command in build().registered_commands:
+    app = build()
+    groups = [group.typer_instance for group in app.registered_groups]
+    assert {group.info.name for group in groups} == {"links", "tokenizer"}
+    grouped = [command for group in groups for command in group.registered_commands]
+    for command in [*app.registered_commands, *grouped]:
         assert command.callback is not None
         assert "json" in command.callback.__annotations__, command.callback.__name__
 

@@ -108,6 +108,8 @@ def test_json_ready_line_tells_every_address(tmp_path: pathlib.Path) -> None:
         ('launcher = "rey"', "'local', 'ray', 'none'"),
         ("metrics_port = 70000", "65535"),
         ('http = "nonsense"', "write HOST:PORT"),
+        ('link_jitter = "much"', "--link-jitter 'much' is not a number"),
+        ('link_stall = "1s"', "--link-stall 1s needs --link-stall-every too"),
     ],
 )
 def test_what_up_cannot_be_told_is_a_usage_error(

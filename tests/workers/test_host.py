@@ -11,8 +11,10 @@ import pytest
 
 from protos import control_pb2 as pb
 from tests.workers.fake_controller import WAIT, FakeController, Stream, fake_controller
-from workers import host
+from workers import controller_client, host
 from workers.exchange.agreement import SoleAgreement
+from workers.exchange.conditions import LinkConditions
+from workers.exchange.emulator import LinkEmulator
 from workers.exchange.loopback import LoopbackExchange, LoopbackLink
 from workers.executor import Executor
 from workers.host import CannotReturn, Host, HostIdentity
@@ -35,14 +37,22 @@ async def assemble(order: pb.AssemblePod) -> Inventory:
 
 
 @contextlib.asynccontextmanager
-async def running(controller: FakeController, num_hosts: int) -> AsyncIterator[asyncio.Task[None]]:
+async def running(
+    controller: FakeController, num_hosts: int, emulator: LinkEmulator | None = None
+) -> AsyncIterator[asyncio.Task[None]]:
     """Host 1 of a pod, or the only one."""
     exchange = LoopbackExchange(LoopbackLink())
     identity = HostIdentity("pod-0", num_hosts - 1, num_hosts, "127.0.0.1:1", "", "")
     executor = Executor(exchange, SoleAgreement(), lambda report: None)
     task = asyncio.create_task(
         Host(
-            controller.address, identity, executor, exchange, assemble, pathlib.Path("nowhere")
+            controller.address,
+            identity,
+            executor,
+            exchange,
+            assemble,
+            pathlib.Path("nowhere"),
+            emulator,
         ).run()
     )
     try:
@@ -84,3 +94,22 @@ async def test_stream_lost_by_the_only_host_of_its_pod_is_dialled_again(controll
         again = await controller.attached()
         again.assemble(lead=again)
         assert (await again.hear("inventory")).inventory.num_devices == 1
+
+
+async def test_host_tells_its_link_when_it_dials_and_whenever_it_is_another(controller):
+    emulator = LinkEmulator(LinkConditions(latency_seconds=0.005))
+    async with running(controller, num_hosts=1, emulator=emulator):
+        stream = await controller.attached()
+        told = (await stream.hear("link_conditions")).link_conditions
+        assert told == pb.LinkConditions(latency_seconds=0.005)
+        for wanted in (
+            LinkConditions(25e6, 0.005, 0.002, 30.0, 0.5, 0.25, is_partitioned=True),
+            LinkConditions(),
+        ):
+            order = pb.SetLinkConditions(
+                conditions=controller_client.encode_conditions(wanted).link_conditions
+            )
+            stream.order(pb.HostCommand(set_link_conditions=order))
+            told = (await stream.hear("link_conditions")).link_conditions
+            assert told == order.conditions
+            assert emulator.conditions == wanted

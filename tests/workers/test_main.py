@@ -7,6 +7,7 @@ import pathlib
 import socket
 import sys
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from workers.config import WorkerConfig
 from workers.main import bind_cores, serve
 
 
-def config(**fields: str) -> WorkerConfig:
+def config(**fields: Any) -> WorkerConfig:
     return WorkerConfig("127.0.0.1:1", "pod-0", 0, pathlib.Path("unused"), **fields)
 
 
@@ -36,6 +37,11 @@ def test_worker_with_an_address_that_cannot_be_read_is_refused_by_option(fields)
     option = f"--{next(iter(fields))}"
     with pytest.raises(ValueError, match=option):
         serve(config(**fields))
+
+
+def test_worker_with_a_link_that_is_none_is_refused_by_option_with_an_example():
+    with pytest.raises(ValueError, match=r"--link-drop '5' is not .*; write for example 0.1%"):
+        serve(config(link={"bandwidth": "200Mbit", "drop": "5"}))
 
 
 def test_cores_are_not_kept_to_where_the_system_cannot_bind(monkeypatch, caplog):

@@ -11,7 +11,7 @@ Bound: the frames of two steps, the one under way and the one before it.
 import threading
 import time
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
 from workers.exchange.frames import Frame
@@ -98,15 +98,21 @@ class Outbox:
             has_more = bool(state.pending) or not self._is_finished
             return has_more and self._is_current(peer, flow, stream)
 
-    def pause(self, peer: int, flow: int, stream: int, until: float) -> bool:
-        """Wait until that monotonic time; False when the stream is over before."""
+    def pause(self, peer: int, flow: int, stream: int, until: Callable[[], float]) -> bool:
+        """Wait until the monotonic time that `until` tells, which is asked again after wake();
+        False when the stream is over before."""
         with self._changed:
             while self._is_current(peer, flow, stream):
-                remaining = until - time.monotonic()
+                remaining = until() - time.monotonic()
                 if remaining <= 0:
                     return True
-                self._changed.wait(remaining)
+                self._changed.wait(min(remaining, threading.TIMEOUT_MAX))
             return False
+
+    def wake(self) -> None:
+        """What streams pause for may be at another time now."""
+        with self._changed:
+            self._changed.notify_all()
 
     def trim(self, peer: int, step: int) -> None:
         """Drop the peer's frames of steps before `step`: it is past them."""

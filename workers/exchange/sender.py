@@ -18,6 +18,7 @@ import grpc
 from protos import link_pb2
 from workers.exchange.base import Traffic
 from workers.exchange.channel import CLIENT_OPTIONS, TOKEN_KEY
+from workers.exchange.emulator import Flow as EmulatedFlow
 from workers.exchange.emulator import LinkEmulator
 from workers.exchange.outbox import Offered, Outbox
 
@@ -206,10 +207,12 @@ class _Flow:
         at = (self._peer.member_index, self._number, stream)
         # One flow has no other to look after.
         watch = _WATCH_SECONDS if self._link.num_flows > 1 else None
+        emulator = self._link.emulator
+        emulated = emulator.flow(self._outbox.wake) if emulator is not None else None
         while True:
             offered = self._outbox.take(*at, timeout=watch)
             if offered is not None:
-                if not self._travel(offered, stream):
+                if emulated is not None and not self._travel(offered, stream, emulated):
                     return
                 # gRPC asks for the next frame when flow control has let this one go.
                 started = self.handing_over_since = time.monotonic()
@@ -219,13 +222,13 @@ class _Flow:
                 return
             self._look_after_others(self)
 
-    def _travel(self, offered: Offered, stream: int) -> bool:
+    def _travel(self, offered: Offered, stream: int, emulated: EmulatedFlow) -> bool:
         """Wait out the emulated link; False when the stream is over before."""
-        emulator = self._link.emulator
-        if emulator is None:
-            return True
-        arrival = emulator.arrival(offered.frame.payload_bytes, offered.at, time.monotonic())
-        return self._outbox.pause(self._peer.member_index, self._number, stream, arrival)
+        passage = emulated.offer(offered.frame.payload_bytes, offered.at, time.monotonic())
+        if passage.losses:
+            self._link.meter.add(self._peer.pod, retries=passage.losses)
+        member = self._peer.member_index
+        return self._outbox.pause(member, self._number, stream, passage.arrival)
 
     def _handed_over(self, offered: Offered, stream: int, started: float) -> None:
         now = time.monotonic()

@@ -31,10 +31,11 @@ def worker_command(
         command += ["--cpus", ",".join(map(str, cores))]
     if listen:
         command += ["--listen", listen]
-    if fleet.link_bandwidth:
-        command += ["--link-bandwidth", fleet.link_bandwidth]
-    if fleet.link_latency:
-        command += ["--link-latency", fleet.link_latency]
+    for name, text in fleet.link.items():
+        if text:
+            command += [f"--link-{name}", text]
+    if fleet.link_emulator:
+        command += ["--link-emulator"]
     return command
 
 

@@ -11,6 +11,7 @@ from controller.core import commands, events
 from controller.core.cluster import Assignment, Traffic
 from controller.core.evaluation import Part
 from controller.core.exchange import ExchangeRule
+from controller.core.link import LinkConditions
 from controller.core.sources import DataSource
 from controller.core.step import StepRecord
 from controller.runtime import codec
@@ -19,6 +20,7 @@ from tests.controller.core.world import ref
 
 HOST = ref("pod-1", 1, "b")
 JOB = Assignment("job-1", 3)
+LINK = LinkConditions(25e6, 0.005, 0.002, 30.0, 0.5, 0.25, True)
 
 APPLIED = pb.StepsApplied(
     job="job-1",
@@ -119,6 +121,17 @@ EVENTS = {
     "restore_failed": pb.HostEvent(
         restore_failed=pb.RestoreFailed(job="job-1", generation=3, message="damaged")
     ),
+    "link_conditions": pb.HostEvent(
+        link_conditions=pb.LinkConditions(
+            bandwidth_bytes_per_second=25e6,
+            latency_seconds=0.005,
+            jitter_seconds=0.002,
+            stall_every_seconds=30.0,
+            stall_seconds=0.5,
+            drop_probability=0.25,
+            is_partitioned=True,
+        )
+    ),
 }
 
 
@@ -144,7 +157,7 @@ def test_every_event_but_hello_is_decoded() -> None:
     assert {type(event).__name__ for event in decoded.values()} == {
         *("HostInventoried", "HostHeard", "ProgramReady", "StepsApplied", "JobFaulted"),
         *("JobReleased", "CheckpointWritten", "CheckpointPublished", "RestoreFailed"),
-        "Evaluated",
+        *("Evaluated", "LinkConditionsReported"),
     }
     assert all(event.host == HOST for event in decoded.values())  # type: ignore[union-attr]
 
@@ -201,6 +214,16 @@ def test_reports_of_a_job_carry_its_generation() -> None:
     assert codec.decode_event(HOST, EVENTS["restore_failed"]) == events.RestoreFailed(
         HOST, JOB, "damaged"
     )
+
+
+def test_conditions_of_a_link_go_there_and_back_and_none_is_none() -> None:
+    reported = codec.decode_event(HOST, EVENTS["link_conditions"])
+    assert reported == events.LinkConditionsReported(HOST, LINK)
+    for conditions in (LINK, LinkConditions()):
+        order = codec.encode_command(commands.SetLinkConditions(HOST, conditions), 1.0)
+        answer = pb.HostEvent(link_conditions=order.set_link_conditions.conditions)
+        said = events.LinkConditionsReported(HOST, conditions)
+        assert codec.decode_event(HOST, answer) == said
 
 
 def test_step_records_are_rows_of_the_columns() -> None:
@@ -297,6 +320,7 @@ ORDERS: dict[str, commands.Command] = {
     "remove_checkpoint": commands.RemoveCheckpoint(HOST, JOB, "/c", commands.CheckpointId(50, 2)),
     "grant_window": commands.GrantWindow(HOST, JOB, 64),
     "stop_job": commands.StopHost(HOST, JOB, "cancelled"),
+    "set_link_conditions": commands.SetLinkConditions(HOST, LINK),
     "dismiss": commands.DismissHost(HOST, "silent"),
 }
 

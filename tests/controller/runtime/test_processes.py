@@ -59,7 +59,9 @@ def test_pods_share_cores_in_equal_disjoint_parts_or_all_of_them(
 def test_worker_is_told_who_it_is_and_the_token_in_the_environment_only(
     tmp_path: pathlib.Path,
 ) -> None:
-    plan = _plan(tmp_path, hosts_per_pod=2, devices_per_host=4, link_bandwidth="200Mbit")
+    plan = _plan(
+        tmp_path, hosts_per_pod=2, devices_per_host=4, link={"bandwidth": "200Mbit", "latency": ""}
+    )
     command = worker_command(plan, "pod-1", 1, cores=[2, 3])
     assert command[:4] == [sys.executable, "-m", "landbridge", "worker"]
     options = dict(zip(command[4::2], command[5::2], strict=True))
@@ -79,10 +81,11 @@ def test_worker_is_told_who_it_is_and_the_token_in_the_environment_only(
 
 
 def test_worker_of_a_plain_fleet_is_told_no_more_than_it_needs(tmp_path: pathlib.Path) -> None:
-    plan = _plan(tmp_path, link_latency="5ms")
+    plan = _plan(tmp_path, link={"latency": "5ms", "drop": "1%"}, link_emulator=True)
     command = worker_command(plan, "pod-0", 0, listen="0.0.0.0")
     assert "--cpus" not in command and "--link-bandwidth" not in command
-    assert command[-4:] == ["--listen", "0.0.0.0", "--link-latency", "5ms"]
+    told = ["--link-latency", "5ms", "--link-drop", "1%", "--link-emulator"]
+    assert command[-7:] == ["--listen", "0.0.0.0", *told]
     assert pod_names(2) == ["pod-0", "pod-1"]
     assert log_path(plan, "pod-0", 1) == tmp_path / "logs" / "pod-0-host-1.log"
 

@@ -18,6 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from protos import link_pb2, link_pb2_grpc
 from workers.exchange.base import ContributionMismatch, Membership, PeerUnreachable, StepKey
+from workers.exchange.conditions import LinkConditions
 from workers.exchange.emulator import LinkEmulator
 from workers.exchange.grpc_exchange import GrpcExchange
 
@@ -305,7 +306,7 @@ def test_peer_process_that_is_killed_is_unreachable_within_two_seconds() -> None
 
 
 def test_emulated_link_carries_at_its_bandwidth_and_close_interrupts_it() -> None:
-    slow = GrpcExchange("127.0.0.1:0", LinkEmulator(4e6, 0.02))
+    slow = GrpcExchange("127.0.0.1:0", LinkEmulator(LinkConditions(4e6, 0.02)))
     fast = GrpcExchange("127.0.0.1:0")
     slow.join(membership(fast.port))
     fast.join(membership(slow.port, 1))
