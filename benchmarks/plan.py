@@ -109,8 +109,10 @@ def _compiled_bytes(bare: BareLoop) -> dict[str, int]:
     gradients = [name for segment in program["segments"] for name in segment["groups"]]
     gradient = sum(groups[name] for name in gradients)
     need = {name: sum(parts.values()) for name, parts in needs.items()}
-    calls = [Call(entry["component"], entry["inputs"], entry["outputs"], entry["values"])
-             for entry in program["slot"]]  # fmt: skip
+    calls = [
+        Call(entry["component"], entry["inputs"], entry["outputs"], entry["values"])
+        for entry in program["slot"]
+    ]
     held = held_beside(calls, gradients, groups)
     waiting = groups["optimizer"] + gradient * _sums_held(SLOTS_OF_A_POD)
     slot = {

@@ -20,7 +20,7 @@ from model.config import MeshConfig, ModelConfig, SlotConfig
 from model.layout import MESH_AXES, dim_spec
 from model.shapes import STACKED_PREFIX, ParameterInfo, parameter_shapes
 
-ITEM_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
+ITEM_BYTES = {"float32": 4, "bfloat16": 2}
 
 LESS_MEMORY = (
     "more devices a pod (placement.mesh), a smaller train.microbatch, or more recomputation "

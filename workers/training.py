@@ -26,11 +26,8 @@ from workers.exchange.tree import Node, SlotFold, maximal_subtrees
 from workers.orders import BatchPhase, JobOrder, StepRecord
 from workers.payload import Payload
 from workers.program import Group, Program, Segment
-from workers.reduction.base import Add, Gang, Gradients, Reduction, SegmentLayout, Sums, flat
-from workers.reduction.codec import Bfloat16, Int8
-from workers.reduction.direct import DirectReduction
-from workers.reduction.encoded import EncodedReduction, Rule
-from workers.reduction.scattered import ScatteredReduction
+from workers.reduction.base import Add, Gang, Gradients, SegmentLayout, Sums, flat
+from workers.reduction.choice import reduction_for
 from workers.slot_gradient import SlotGradient
 
 
@@ -94,14 +91,6 @@ def subtrees(phase: BatchPhase) -> list[list[Node]]:
     return [maximal_subtrees(phase.num_slots, mine.start, mine.stop) for mine in phase.slots]
 
 
-def _reduction(gang: Gang, order: JobOrder) -> Reduction:
-    rule = order.exchange
-    if gang.num_members > 1 and rule.dtype != "float32":
-        codec = Int8(rule.stochastic_rounding) if rule.dtype == "int8" else Bfloat16()
-        return EncodedReduction(gang, Rule(codec, rule.error_feedback, order.seed))
-    return ScatteredReduction(gang) if gang.num_members > 2 else DirectReduction(gang)
-
-
 def _sha256(lanes: jax.Array) -> bytes:
     return hashlib.sha256(np.asarray(lanes).tobytes()).digest()
 
@@ -125,7 +114,6 @@ class Training:
         self._order = order
         self._program = program
         self._batches = batches
-        self._exchange = exchange
         self._agreement = agreement
         self._subtrees = {phase.num_slots: subtrees(phase) for phase in order.phases}
         rule = order.exchange
@@ -141,7 +129,7 @@ class Training:
             subtrees=self._subtrees_at if self._sends_nodes else self._sums_at,
         )
         self._gang = gang
-        self._reduction = _reduction(gang, order)
+        self._reduction = reduction_for(gang, rule, order.seed)
         self._is_alone = gang.num_members == 1
         self._is_multi_host = jax.process_count() > 1
         # Several executions with collectives in flight deadlock XLA's CPU rendezvous, so a host

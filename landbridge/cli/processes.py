@@ -105,14 +105,9 @@ def up(
     from controller.config import Address, ConfigError, ControllerConfig, Fleet, LauncherKind
 
     with _starting("controller", refusal=ConfigError):
-        link = {
-            "bandwidth": link_bandwidth,
-            "latency": link_latency,
-            "jitter": link_jitter,
-            "stall-every": link_stall_every,
-            "stall": link_stall,
-            "drop": link_drop,
-        }
+        link = _link_texts(
+            link_bandwidth, link_latency, link_jitter, link_stall_every, link_stall, link_drop
+        )
         told = ControllerConfig(
             state_dir=state_dir.expanduser(),
             http=Address.parse(http),
@@ -157,14 +152,9 @@ def worker(
     from workers.config import WorkerConfig
 
     with _starting("worker", refusal=ValueError):
-        link = {
-            "bandwidth": link_bandwidth,
-            "latency": link_latency,
-            "jitter": link_jitter,
-            "stall-every": link_stall_every,
-            "stall": link_stall,
-            "drop": link_drop,
-        }
+        link = _link_texts(
+            link_bandwidth, link_latency, link_jitter, link_stall_every, link_stall, link_drop
+        )
         told = WorkerConfig(
             controller=controller,
             pod=pod,
@@ -202,3 +192,17 @@ def _announce(at: Endpoints) -> None:
 
 def _announce_json(at: Endpoints) -> None:
     output.data({"http": at.http, "grpc": at.grpc, "metrics": at.metrics})
+
+
+def _link_texts(
+    bandwidth: str, latency: str, jitter: str, stall_every: str, stall: str, drop: str
+) -> dict[str, str]:
+    """The options of an emulated link by the names of its conditions."""
+    return {
+        "bandwidth": bandwidth,
+        "latency": latency,
+        "jitter": jitter,
+        "stall-every": stall_every,
+        "stall": stall,
+        "drop": drop,
+    }

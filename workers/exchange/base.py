@@ -12,7 +12,7 @@ for theirs; so a segment travels while the next is computed. Summing is the call
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 
@@ -31,6 +31,11 @@ class StepKey:
     def part(self) -> tuple[int, int]:
         """Which of the contributions of its step."""
         return self.segment, self.round
+
+    @property
+    def onward(self) -> "StepKey":
+        """The same segment in the next round."""
+        return replace(self, round=self.round + 1)
 
 
 @dataclass(frozen=True)

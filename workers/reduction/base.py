@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+import jax
+
 from workers.exchange.base import GradientExchange, StepKey
 from workers.exchange.tree import Node
 from workers.payload import Payload
@@ -57,6 +59,17 @@ class Gang:
     def peers(self) -> list[int]:
         """All members but this one."""
         return [index for index in range(self.num_members) if index != self.member_index]
+
+    def receive(self, key: StepKey, num_bytes: int) -> dict[Node, memoryview]:
+        """What the peers send of a key, node by node, each of so many bytes."""
+        everyone = self.subtrees(key.step)
+        incoming = {peer: num_bytes * len(everyone[peer]) for peer in self.peers}
+        received = self.exchange.receive(key, incoming) if incoming else {}
+        return {
+            node: data[position * num_bytes : (position + 1) * num_bytes]
+            for peer, data in received.items()
+            for position, node in enumerate(everyone[peer])
+        }
 
     def root(self, step: int) -> Node:
         """The node that all slots of a step are under."""
@@ -112,6 +125,12 @@ class Reduction(Protocol):
     def close(self) -> None:
         """Wait for what is under way; abort the exchange's generation first if that may hang."""
         ...
+
+
+@jax.jit
+def add_arrays(left: list[jax.Array], right: list[jax.Array]) -> list[jax.Array]:
+    """Elementwise, so its bits are those of the program's own additions whatever the shapes."""
+    return [a + b for a, b in zip(left, right, strict=True)]
 
 
 def grouped(arrays: Sequence, group_sizes: Sequence[int]) -> Gradients:

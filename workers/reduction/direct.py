@@ -31,15 +31,11 @@ class DirectReduction:
         sums, sent = self._offered.pop(key)
         sent.result()
         gang, layout = self._gang, self._gang.segments[key.segment]
-        everyone, held = gang.subtrees(key.step), dict(sums)
-        size = layout.payload.num_bytes
-        incoming = {peer: size * len(everyone[peer]) for peer in gang.peers}
-        received = gang.exchange.receive(key, incoming) if incoming else {}
+        received = gang.receive(key, layout.payload.num_bytes)
         self.clock.end()
-        for peer, data in received.items():
-            for position, node in enumerate(everyone[peer]):
-                arrays = layout.payload.arrays(data[position * size : (position + 1) * size])
-                held[node] = grouped(arrays, layout.group_sizes)
+        held = dict(sums)
+        for node, data in received.items():
+            held[node] = grouped(layout.payload.arrays(data), layout.group_sizes)
         return reduce_tree(gang.root(key.step), lambda node: held.pop(node, None), layout.add)
 
     def applied(self) -> None:

@@ -24,7 +24,7 @@ import numpy as np
 
 from workers.exchange.base import StepKey
 from workers.payload import Payload
-from workers.reduction.base import ExchangeClock, Gang, Gradients, Sums, flat, grouped
+from workers.reduction.base import ExchangeClock, Gang, Gradients, Sums, add_arrays, flat, grouped
 from workers.reduction.codec import Codec
 
 Residuals = dict[str, jax.Array]
@@ -164,7 +164,7 @@ class EncodedReduction:
         for member in range(self._gang.num_members):
             data = rows.exact.get(member)
             part = exact if data is None else payload.arrays(data)
-            total = part if total is None else _add(total, part)
+            total = part if total is None else add_arrays(total, part)
         arrays = [*gradients, *(total or ())]
         return grouped(arrays, self._gang.segments[key.segment].group_sizes)
 
@@ -242,19 +242,17 @@ class EncodedReduction:
             total, self._lost[name] = lane.encode_total(
                 jax.device_put(encoded, lane.device),
                 self._residuals[name],
-                self._random(dataclasses.replace(key, round=1), number),
+                self._random(key.onward, number),
             )
             totals.append(np.asarray(total)[0])
-        onward = dataclasses.replace(key, round=1)
-        gang.exchange.send(onward, [total.data for total in totals], gang.peers)
+        gang.exchange.send(key.onward, [total.data for total in totals], gang.peers)
         return _Rows(totals, rows.exact)
 
     def _all_rows(self, key: StepKey, own: _Rows) -> _Rows:
         """The totals of all rows, [R, bytes] of each lane."""
         gang, lanes = self._gang, self._lanes[key.segment]
         size = sum(lane.row_bytes for lane in lanes)
-        onward = dataclasses.replace(key, round=1)
-        received = gang.exchange.receive(onward, dict.fromkeys(gang.peers, size))
+        received = gang.exchange.receive(key.onward, dict.fromkeys(gang.peers, size))
         return _Rows(_stacked(gang, lanes, own.encoded, received), own.exact)
 
     def _random(self, key: StepKey, number: int) -> np.ndarray:
@@ -302,8 +300,3 @@ def _stacked(
         stacked.append(rows)
         at += lane.row_bytes
     return stacked
-
-
-@jax.jit
-def _add(left: list[jax.Array], right: list[jax.Array]) -> list[jax.Array]:
-    return [a + b for a, b in zip(left, right, strict=True)]

@@ -10,7 +10,6 @@ pods.
 from __future__ import annotations
 
 import concurrent.futures
-import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -19,13 +18,10 @@ import numpy as np
 from workers.exchange.base import StepKey
 from workers.exchange.tree import Node, reduce_tree
 from workers.payload import Part
-from workers.reduction.base import ExchangeClock, Gang, Gradients, Sums, flat, grouped
+from workers.reduction.base import ExchangeClock, Gang, Gradients, Sums, add_arrays, flat, grouped
 
 Runs = list[jax.Array]
 """A part, as one vector for every run of one dtype."""
-
-# Elementwise, so its bits are those of the program's own additions whatever the shapes.
-_add = jax.jit(lambda left, right: [a + b for a, b in zip(left, right, strict=True)])
 
 
 class ScatteredReduction:
@@ -48,7 +44,7 @@ class ScatteredReduction:
         mine = self._added.pop(key).result()
         parts = self._parts[key.segment]
         incoming = {peer: parts[peer].num_bytes for peer in gang.peers}
-        received = gang.exchange.receive(dataclasses.replace(key, round=1), incoming)
+        received = gang.exchange.receive(key.onward, incoming)
         self.clock.end()
         whole = memoryview(bytearray(layout.payload.num_bytes))
         for member, part in enumerate(parts):
@@ -94,23 +90,16 @@ class ScatteredReduction:
     ) -> memoryview:
         """Adds up this pod's part and sends the total on; returns it."""
         gang = self._gang
-        held = sent.result()
-        everyone = gang.subtrees(key.step)
         part = self._parts[key.segment][gang.member_index]
-        size = part.num_bytes
-        received = gang.exchange.receive(
-            key, {peer: size * len(everyone[peer]) for peer in gang.peers}
-        )
-        for peer, data in received.items():
-            for position, node in enumerate(everyone[peer]):
-                held[node] = data[position * size : (position + 1) * size]
+        held = sent.result()
+        held |= gang.receive(key, part.num_bytes)
 
         def runs(node: Node) -> Runs | None:
             return _on_device(part, held.pop(node)) if node in held else None
 
-        total = [np.asarray(run) for run in reduce_tree(gang.root(key.step), runs, _add)]
+        total = [np.asarray(run) for run in reduce_tree(gang.root(key.step), runs, add_arrays)]
         views = [run.reshape(-1).view(np.uint8).data for run in total]
-        gang.exchange.send(dataclasses.replace(key, round=1), views, gang.peers)
+        gang.exchange.send(key.onward, views, gang.peers)
         return memoryview(bytearray().join(views))
 
 
