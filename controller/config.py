@@ -63,6 +63,8 @@ class Fleet:
     """Conditions of an emulated link, as texts by name: controller.core.link knows them."""
     link_emulator: bool = False
     """Whether the link is emulated although no conditions are given: they may come later."""
+    device_flops_per_second: float | None = None
+    """Of emulated devices; None for those there are."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

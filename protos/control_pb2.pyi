@@ -13,6 +13,7 @@ class PeakSource(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PEAK_SOURCE_UNKNOWN: _ClassVar[PeakSource]
     PEAK_SOURCE_TABLE: _ClassVar[PeakSource]
     PEAK_SOURCE_CALIBRATED: _ClassVar[PeakSource]
+    PEAK_SOURCE_EMULATED: _ClassVar[PeakSource]
 
 class ExchangeDtype(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -33,6 +34,7 @@ PEAK_SOURCE_UNSPECIFIED: PeakSource
 PEAK_SOURCE_UNKNOWN: PeakSource
 PEAK_SOURCE_TABLE: PeakSource
 PEAK_SOURCE_CALIBRATED: PeakSource
+PEAK_SOURCE_EMULATED: PeakSource
 EXCHANGE_DTYPE_UNSPECIFIED: ExchangeDtype
 EXCHANGE_DTYPE_FLOAT32: ExchangeDtype
 EXCHANGE_DTYPE_BFLOAT16: ExchangeDtype

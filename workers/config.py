@@ -31,4 +31,6 @@ class WorkerConfig:
     """Conditions of an emulated link, as texts by name: workers.exchange.conditions knows them."""
     link_emulator: bool = False
     """Whether the link is emulated although no conditions are given: they may come later."""
+    device_flops_per_second: float | None = None
+    """Of emulated devices; None for those there are."""
     join_token: str = dataclasses.field(default="", repr=False)

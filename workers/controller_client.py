@@ -37,6 +37,7 @@ _PEAK_SOURCES = {
     "unknown": pb.PEAK_SOURCE_UNKNOWN,
     "table": pb.PEAK_SOURCE_TABLE,
     "calibrated": pb.PEAK_SOURCE_CALIBRATED,
+    "emulated": pb.PEAK_SOURCE_EMULATED,
 }
 
 _PHASES = {

@@ -21,7 +21,7 @@ from workers.exchange.agreement import PodAgreement
 from workers.exchange.base import ExchangeAborted, GradientExchange
 from workers.orders import Assignment, JobOrder, Phase, Released, Report, RestoreFailed
 from workers.preparation import prepare
-from workers.program import Program
+from workers.program import Loader, Program, load
 from workers.run import Control, Run
 from workers.training import Training
 
@@ -37,6 +37,7 @@ class Executor:
         agreement: PodAgreement,
         report: Callable[[Report], None],
         token_folder: pathlib.Path | None = None,
+        load: Loader = load,
     ) -> None:
         """`report` is called on the executor's thread and must not block. Tokens of data are kept
         in `token_folder`, or for one job only when there is none."""
@@ -44,6 +45,7 @@ class Executor:
         self._agreement = agreement
         self._report = report
         self._token_folder = token_folder
+        self._load = load
         self._orders: queue.SimpleQueue[tuple[JobOrder, bytes] | None] = queue.SimpleQueue()
         self._said = threading.Condition()
         self._controls: dict[Assignment, Control] = {}
@@ -106,7 +108,14 @@ class Executor:
     def _serve(self, order: JobOrder, bundle: bytes) -> None:
         run = Run(order, bundle, self._controls[order.assignment], program=self._program)
         try:
-            ready = prepare(run, self._exchange, self._agreement, self._report, self._token_folder)
+            ready = prepare(
+                run,
+                self._exchange,
+                self._agreement,
+                self._report,
+                self._token_folder,
+                self._load,
+            )
             self._program = run.program
             self._report(ready)
             self._train(run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 import pathlib
@@ -18,6 +19,7 @@ from protos import control_pb2
 from workers import coordinator, telemetry
 from workers.address import Address
 from workers.config import WorkerConfig
+from workers.emulated_device import load_at
 from workers.exchange.agreement import RemoteAgreement, SoleAgreement, StepAgreement
 from workers.exchange.base import StepKey
 from workers.exchange.conditions import parse_conditions
@@ -26,6 +28,7 @@ from workers.exchange.grpc_exchange import GrpcExchange
 from workers.executor import Executor
 from workers.host import CannotReturn, Host, HostIdentity
 from workers.orders import Inventory, Report
+from workers.program import Loader, load
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +60,11 @@ class _Worker:
         emulator = _emulator(config)
         self._exchange = GrpcExchange(str(self._listen), emulator, lead, config.join_token)
         self._executor = Executor(
-            self._exchange, lead or SoleAgreement(), self._report, config.state_dir / "tokens"
+            self._exchange,
+            lead or SoleAgreement(),
+            self._report,
+            config.state_dir / "tokens",
+            _loader(config),
         )
         self._reserved: coordinator.ReservedPort | None = None
         if lead is not None:
@@ -122,7 +129,7 @@ class _Worker:
                     order.lead_link_address, config.host_index, config.join_token
                 )
                 self._executor.use_agreement(remote)
-        return telemetry.inventory()
+        return telemetry.inventory(config.device_flops_per_second)
 
     def _identity(self) -> HostIdentity:
         config = self._config
@@ -171,6 +178,13 @@ def _emulator(config: WorkerConfig) -> LinkEmulator | None:
     # Of its own for each host, and the same when the fleet is started again.
     chance = random.Random(f"{config.pod}/{config.host_index}")
     return LinkEmulator(parse_conditions(config.link), chance)
+
+
+def _loader(config: WorkerConfig) -> Loader:
+    """What makes bundles runnable on this host's devices, or on emulated ones."""
+    if config.device_flops_per_second is None:
+        return load
+    return functools.partial(load_at, config.device_flops_per_second)
 
 
 def bind_cores(cpus: tuple[int, ...]) -> None:

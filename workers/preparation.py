@@ -24,7 +24,7 @@ from workers.evaluation import Evaluator
 from workers.exchange.agreement import PodAgreement
 from workers.exchange.base import GradientExchange, Membership
 from workers.orders import CheckpointPlace, CheckpointWritten, JobOrder, Phase, Ready, Report
-from workers.program import Program, load, read_bundle
+from workers.program import Loader, Program, load, read_bundle
 from workers.run import Run
 from workers.training import Training, subtrees
 
@@ -37,6 +37,7 @@ def prepare(
     agreement: PodAgreement,
     report: Callable[[Report], None],
     token_folder: pathlib.Path | None = None,
+    load: Loader = load,
 ) -> Ready:
     """Give `run` its training, its saver and its fields; `run.phase` follows what is being done.
     Checkpoints are reported to `report` later on. Tokens of the data are kept in `token_folder`, or

@@ -16,8 +16,8 @@ import itertools
 import json
 import math
 import zipfile
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -51,8 +51,21 @@ class Buffer:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-class Component:
-    """A compiled function over groups of arrays."""
+class Component(Protocol):
+    """A function over groups of arrays."""
+
+    def __call__(self, *groups: Group) -> list[Group]:
+        """May return with arrays in the making. Donated groups must not be used again."""
+        ...
+
+    @property
+    def device_bytes(self) -> dict[str, int]:
+        """Bytes per device as the compiler planned them; empty where it does not say."""
+        ...
+
+
+class CompiledComponent:
+    """On this pod's devices. Returns at once, with arrays in the making."""
 
     def __init__(self, compiled: jax.stages.Compiled, output_sizes: Sequence[int]) -> None:
         self._compiled = compiled
@@ -60,13 +73,11 @@ class Component:
         self._slices = [slice(a, b) for a, b in itertools.pairwise(ends)]
 
     def __call__(self, *groups: Group) -> list[Group]:
-        """Returns at once with arrays in the making. Donated groups must not be used again."""
         outputs = self._compiled(*itertools.chain.from_iterable(groups))
         return [outputs[part] for part in self._slices]
 
     @property
     def device_bytes(self) -> dict[str, int]:
-        """Bytes per device as the compiler planned them; empty where it does not say."""
         analysis = self._compiled.memory_analysis()
         if analysis is None:
             return {}
@@ -184,9 +195,13 @@ def load(manifest: Mapping[str, Any], parts: Mapping[str, bytes]) -> Program:
     return Program(manifest, components, groups)
 
 
+Loader = Callable[[Mapping[str, Any], Mapping[str, bytes]], Program]
+"""Makes what read_bundle returns runnable."""
+
+
 def _compile(
     part: bytes, entry: Mapping[str, Any], groups: Mapping[str, list[Buffer]]
-) -> Component:
+) -> CompiledComponent:
     exported = export.deserialize(bytearray(part))
     inputs = [groups[name] for name in entry["inputs"]]
     starts = np.cumsum([0, *(len(group) for group in inputs)])
@@ -196,7 +211,7 @@ def _compile(
     # Donation is not part of an exported program: it is said again at the call.
     function = jax.jit(exported.call, donate_argnums=donated, out_shardings=outputs)
     compiled = function.lower(*structs).compile()
-    return Component(compiled, [len(groups[name]) for name in entry["outputs"]])
+    return CompiledComponent(compiled, [len(groups[name]) for name in entry["outputs"]])
 
 
 def _buffer(entry: Mapping[str, Any], mesh: Mesh) -> Buffer:

@@ -50,11 +50,12 @@ _CALIBRATION_RUNS = 8
 _PACKAGES = ("landbridge", "jax", "jaxlib", "numpy")
 
 
-def inventory() -> Inventory:
-    """Of this host. The first takes up to half a second on a CPU, whose peak is measured."""
+def inventory(device_flops_per_second: float | None = None) -> Inventory:
+    """Of this host, with emulated devices of so many FLOP/s each if that is given. The first takes
+    up to half a second on a CPU, whose peak is measured."""
     devices = jax.local_devices()
     kind = devices[0].device_kind
-    flops, source = peaks(devices)
+    flops, source = peaks(devices, device_flops_per_second)
     return Inventory(
         platform=devices[0].platform,
         device_kind=kind,
@@ -69,9 +70,14 @@ def inventory() -> Inventory:
     )
 
 
-def peaks(devices: Sequence[Any]) -> tuple[dict[str, float], str]:
+def peaks(
+    devices: Sequence[Any], emulated_flops_per_second: float | None = None
+) -> tuple[dict[str, float], str]:
     """FLOP/s of all the jax devices of a host together by compute dtype, and where the figures
     come from; none when the kind of device is not known."""
+    if emulated_flops_per_second is not None:
+        peak = emulated_flops_per_second * len(devices)
+        return {"bfloat16": peak, "float32": peak}, "emulated"
     published = _PUBLISHED_PEAKS.get(devices[0].device_kind)
     if published is not None:
         return {dtype: peak * len(devices) for dtype, peak in published.items()}, "table"

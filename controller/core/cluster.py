@@ -50,7 +50,7 @@ class Inventory:
     peak_flops_per_second: Mapping[str, float]
     """Of all devices of the host together, by compute dtype; empty when unknown."""
     peak_source: str
-    """table, calibrated or unknown."""
+    """table, calibrated, emulated or unknown."""
     versions: Mapping[str, str]
 
 

@@ -21,6 +21,7 @@ _PEAK_SOURCES = {
     pb.PEAK_SOURCE_UNKNOWN: "unknown",
     pb.PEAK_SOURCE_TABLE: "table",
     pb.PEAK_SOURCE_CALIBRATED: "calibrated",
+    pb.PEAK_SOURCE_EMULATED: "emulated",
 }
 
 _DTYPES = {

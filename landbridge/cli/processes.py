@@ -53,6 +53,14 @@ Emulator = Annotated[
         help="Let `landbridge links set` change the link, which starts unlimited.",
     ),
 ]
+DeviceFlops = Annotated[
+    float | None,
+    typer.Option(
+        min=1.0,
+        help="Emulate devices of this speed: components last as long as their FLOPs would take, "
+        "and the processor is free meanwhile.",
+    ),
+]
 MetricsPort = Annotated[
     int | None,
     typer.Option(
@@ -92,6 +100,7 @@ def up(
     link_stall: Stall = "",
     link_drop: Drop = "",
     link_emulator: Emulator = False,
+    device_flops_per_second: DeviceFlops = None,
     ray_address: Annotated[str, typer.Option(help="Ray cluster to use.")] = "",
     config: ConfigFile = None,
     json: Json = False,
@@ -115,7 +124,9 @@ def up(
             metrics_port=metrics_port,
             store_url=store,
             launcher=LauncherKind(launcher),
-            fleet=Fleet(pods, hosts_per_pod, devices_per_host, link, link_emulator),
+            fleet=Fleet(
+                pods, hosts_per_pod, devices_per_host, link, link_emulator, device_flops_per_second
+            ),
             ray_address=ray_address,
             token=os.environ.get("LANDBRIDGE_TOKEN", ""),
             join_token=os.environ.get("LANDBRIDGE_JOIN_TOKEN", ""),
@@ -141,6 +152,7 @@ def worker(
     link_stall: Stall = "",
     link_drop: Drop = "",
     link_emulator: Emulator = False,
+    device_flops_per_second: DeviceFlops = None,
     state_dir: StateDir = DEFAULT_STATE_DIR,
     json: Json = False,
 ) -> int:
@@ -167,6 +179,7 @@ def worker(
             cpus=tuple(int(core) for core in cpus.split(",") if core),
             link=link,
             link_emulator=link_emulator,
+            device_flops_per_second=device_flops_per_second,
             join_token=os.environ.get("LANDBRIDGE_JOIN_TOKEN", ""),
         )
         return main.serve(told)

@@ -85,7 +85,7 @@ def bigram_program(mesh: tuple[int, int], microbatch: int = 4) -> Program:
         components={
             "init": Component(init, ("seed",), ("params", "optimizer")),
             "forward": Component(
-                forward, ("params", "batch"), ("carried", "grads_head", "metrics")
+                forward, ("params", "batch"), ("carried", "grads_head", "metrics"), flops=1000
             ),
             "backward": Component(backward, ("scale", "carried"), ("grads_table",), donated=(1,)),
             "add_head": Component(

@@ -18,6 +18,13 @@ def test_peak_of_a_cpu_is_calibrated_once_per_process():
     assert first.peak_flops_per_second == again.peak_flops_per_second
 
 
+def test_peak_of_emulated_devices_is_what_they_are_given():
+    given = telemetry.inventory(device_flops_per_second=2e9)
+    assert given.peak_source == "emulated"
+    devices = given.num_devices
+    assert given.peak_flops_per_second == {"bfloat16": 2e9 * devices, "float32": 2e9 * devices}
+
+
 @pytest.mark.parametrize("kind", GPUS)
 def test_peak_of_float32_on_a_gpu_is_what_tensor_cores_make_of_it(kind):
     flops, source = telemetry.peaks(devices(kind, "gpu"))

@@ -36,6 +36,8 @@ def worker_command(
             command += [f"--link-{name}", text]
     if fleet.link_emulator:
         command += ["--link-emulator"]
+    if fleet.device_flops_per_second is not None:
+        command += ["--device-flops-per-second", str(fleet.device_flops_per_second)]
     return command
 
 

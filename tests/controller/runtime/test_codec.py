@@ -179,7 +179,7 @@ def test_every_source_of_a_peak_has_a_word(source: pb.PeakSource) -> None:
     message = pb.HostEvent(inventory=pb.HostInventory(peak_source=source))
     event = codec.decode_event(HOST, message)
     assert isinstance(event, events.HostInventoried)
-    assert event.inventory.peak_source in {"unknown", "table", "calibrated"}
+    assert event.inventory.peak_source in {"unknown", "table", "calibrated", "emulated"}
 
 
 @pytest.mark.parametrize("phase", pb.Phase.values())

@@ -81,11 +81,13 @@ def test_worker_is_told_who_it_is_and_the_token_in_the_environment_only(
 
 
 def test_worker_of_a_plain_fleet_is_told_no_more_than_it_needs(tmp_path: pathlib.Path) -> None:
-    plan = _plan(tmp_path, link={"latency": "5ms", "drop": "1%"}, link_emulator=True)
+    link = {"latency": "5ms", "drop": "1%"}
+    plan = _plan(tmp_path, link=link, link_emulator=True, device_flops_per_second=2e9)
     command = worker_command(plan, "pod-0", 0, listen="0.0.0.0")
     assert "--cpus" not in command and "--link-bandwidth" not in command
     told = ["--link-latency", "5ms", "--link-drop", "1%", "--link-emulator"]
-    assert command[-7:] == ["--listen", "0.0.0.0", *told]
+    told += ["--device-flops-per-second", "2000000000.0"]
+    assert command[-9:] == ["--listen", "0.0.0.0", *told]
     assert pod_names(2) == ["pod-0", "pod-1"]
     assert log_path(plan, "pod-0", 1) == tmp_path / "logs" / "pod-0-host-1.log"
 
