@@ -10,8 +10,8 @@ from rich.console import Console
 
 from benchmarks import table
 
-BUILT = ("tax", "dispatch", "launch", "model", "data", "checkpoint", "plan", "tokenizers")
-TO_COME = ("link", "compression", "recovery", "control", "scheduler")
+BUILT = ("tax", "dispatch", "launch", "model", "data", "checkpoint", "plan", "tokenizers", "link")
+TO_COME = ("compression", "recovery", "control", "scheduler")
 
 
 def main() -> int:

@@ -76,7 +76,7 @@ def lab(count: int, bits_per_second: float | None = None) -> Iterator[Lab]:
 
     Raises NoNamespaces. At the end everything that still runs in them is killed.
     """
-    _check()
+    check()
     serial = next(_serials)
     prefix = f"lb{os.getpid()}.{serial}"
     subnet = _CONTROL[(os.getpid() + serial) % len(_CONTROL)]
@@ -105,7 +105,8 @@ def lab(count: int, bits_per_second: float | None = None) -> Iterator[Lab]:
         yield there
 
 
-def _check() -> None:
+def check() -> None:
+    """Raises NoNamespaces when this machine or user certainly cannot make any."""
     missing = [tool for tool in ("ip", "tc") if shutil.which(tool) is None]
     if missing:
         raise NoNamespaces(f"{' and '.join(missing)} not found; install Debian's iproute2")

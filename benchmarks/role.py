@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from controller.runtime.launcher.command import WORKER_TUNABLES
@@ -40,6 +40,18 @@ class Role:
             status = self._process.wait()
             raise RuntimeError(f"{self._process.args} ended with status {status}; see its stderr")
         return json.loads(line)
+
+
+def answering() -> Callable[[Any], None]:
+    """For the process itself: how to answer, when libraries print to the same output. What they
+    print goes to stderr from now on."""
+    output = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+
+    def answer(document: Any) -> None:
+        print(json.dumps(document), file=output, flush=True)
+
+    return answer
 
 
 @contextlib.contextmanager
