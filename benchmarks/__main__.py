@@ -10,7 +10,18 @@ from rich.console import Console
 
 from benchmarks import table
 
-BUILT = ("tax", "dispatch", "launch", "model", "data", "checkpoint", "plan", "tokenizers", "link")
+BUILT = (
+    "tax",
+    "dispatch",
+    "launch",
+    "model",
+    "data",
+    "checkpoint",
+    "plan",
+    "tokenizers",
+    "transport",
+    "link",
+)
 TO_COME = ("compression", "recovery", "control", "scheduler")
 
 

@@ -7,7 +7,6 @@ questions about it, one a line.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import pathlib
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import table
+from benchmarks.peak_memory import PeakMemory
 from benchmarks.role import Role, role
 from workers.program import Group, Program
 
@@ -145,12 +145,9 @@ class _Loop:
         return {name: sum(buffer.num_bytes for buffer in group) for name, group in groups.items()}
 
     def resident_bytes(self, steps: str) -> int:
-        # What compiling left free would be used again, and the growth be hidden in it.
-        ctypes.CDLL(None).malloc_trim(0)
-        pathlib.Path("/proc/self/clear_refs").write_text("5")
-        before = _status_bytes("VmRSS")
+        memory = PeakMemory()
         self.run(steps)
-        return _status_bytes("VmHWM") - before
+        return memory.growth()
 
     def _slot(self, params: Group, batch: Group) -> list[Group]:
         """The groups of all segments, in order."""
@@ -193,14 +190,6 @@ class _Loop:
 
     def _pairs(self, rows: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, Any]]:
         return zip(rows, self._program.groups["batch"], strict=True)
-
-
-def _status_bytes(field: str) -> int:
-    for line in pathlib.Path("/proc/self/status").read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name == field:
-            return int(value.split()[0]) * 1024
-    raise KeyError(field)
 
 
 def main(bundle: str, num_slots: str, cache: str, core: str = "") -> None:

@@ -2,6 +2,7 @@
 
 join HOST:PORT           meet the other end
 swap STEP SENT RECEIVED  send so many bytes and get so many; answers when they are there
+memory                   bytes by which the process grew at its largest since they met
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import sys
 
 import numpy as np
 
+from benchmarks.peak_memory import PeakMemory
 from workers.exchange.base import Membership, StepKey
 from workers.exchange.conditions import parse_conditions
 from workers.exchange.emulator import LinkEmulator
@@ -33,6 +35,7 @@ def main() -> None:
     exchange = GrpcExchange(options.listen, emulator)
     payload = np.ones(options.most, np.uint8).data
     peer = 1 - options.member
+    memory: PeakMemory | None = None
     _answer({"port": exchange.port})
     for line in sys.stdin:
         match line.split():
@@ -47,7 +50,10 @@ def main() -> None:
                         options.most,
                     )
                 )
+                memory = PeakMemory()
                 _answer({"joined": address})
+            case ["memory"]:
+                _answer(memory.growth() if memory else 0)
             case ["swap", step, sent, received]:
                 key = StepKey(_JOB, _GENERATION, int(step))
                 exchange.send(key, [payload[: int(sent)]], [peer])
@@ -57,7 +63,7 @@ def main() -> None:
                 raise SystemExit(f"no order: {line!r}")
 
 
-def _answer(document: dict[str, int | str]) -> None:
+def _answer(document: object) -> None:
     print(json.dumps(document), flush=True)
 
 
