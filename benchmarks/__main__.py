@@ -22,7 +22,7 @@ BUILT = (
     "transport",
     "link",
 )
-TO_COME = ("compression", "recovery", "control", "scheduler")
+TO_COME = ("recovery", "control", "scheduler")
 
 
 def main() -> int:
