@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := benchmarks controller landbridge model protos workers
 
-.PHONY: demo test check fix bench protos lock clean
+.PHONY: demo test soak check fix bench protos lock clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m landbridge.demo
@@ -13,6 +13,10 @@ test: $(VENV)/.full
 	@tests/install_system_packages.sh
 	$(BIN)/coverage run -m pytest $(PYTEST_ARGS)
 	$(BIN)/coverage report
+
+# The random searches that are short in `make test`, for about half an hour.
+soak: $(VENV)/.full
+	LANDBRIDGE_EXAMPLES=200 $(BIN)/python -m pytest tests/contracts/test_sums.py
 
 check: $(VENV)/.full
 	$(BIN)/ruff format --check .

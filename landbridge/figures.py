@@ -25,6 +25,13 @@ def fixed(value: float | None) -> str:
     return UNKNOWN if value is None else f"{value:.4f}"
 
 
+def brief(seconds: float | None) -> str:
+    """Of a message or a part of a step: 12.3 ms."""
+    if seconds is None:
+        return UNKNOWN
+    return f"{1000 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
+
+
 def duration(seconds: float | None) -> str:
     """The two largest units: 3h20m."""
     if seconds is None:

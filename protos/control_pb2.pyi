@@ -336,7 +336,7 @@ class Dismiss(_message.Message):
     def __init__(self, reason: _Optional[str] = ...) -> None: ...
 
 class StepsApplied(_message.Message):
-    __slots__ = ("job", "generation", "first_step", "time_unix_seconds", "loss", "grad_norm", "learning_rate", "seconds", "exchange_seconds", "exposed_seconds", "data_wait_seconds", "link_bytes", "digests", "pause_seconds", "source_sequences")
+    __slots__ = ("job", "generation", "first_step", "time_unix_seconds", "loss", "grad_norm", "learning_rate", "seconds", "exchange_seconds", "exposed_seconds", "data_wait_seconds", "link_bytes", "digests", "pause_seconds", "source_sequences", "float32_bytes", "residual_norm")
     JOB_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     FIRST_STEP_FIELD_NUMBER: _ClassVar[int]
@@ -352,6 +352,8 @@ class StepsApplied(_message.Message):
     DIGESTS_FIELD_NUMBER: _ClassVar[int]
     PAUSE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     SOURCE_SEQUENCES_FIELD_NUMBER: _ClassVar[int]
+    FLOAT32_BYTES_FIELD_NUMBER: _ClassVar[int]
+    RESIDUAL_NORM_FIELD_NUMBER: _ClassVar[int]
     job: str
     generation: int
     first_step: int
@@ -367,7 +369,9 @@ class StepsApplied(_message.Message):
     digests: _containers.RepeatedCompositeFieldContainer[StateDigest]
     pause_seconds: _containers.RepeatedScalarFieldContainer[float]
     source_sequences: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ..., first_step: _Optional[int] = ..., time_unix_seconds: _Optional[_Iterable[float]] = ..., loss: _Optional[_Iterable[float]] = ..., grad_norm: _Optional[_Iterable[float]] = ..., learning_rate: _Optional[_Iterable[float]] = ..., seconds: _Optional[_Iterable[float]] = ..., exchange_seconds: _Optional[_Iterable[float]] = ..., exposed_seconds: _Optional[_Iterable[float]] = ..., data_wait_seconds: _Optional[_Iterable[float]] = ..., link_bytes: _Optional[_Iterable[int]] = ..., digests: _Optional[_Iterable[_Union[StateDigest, _Mapping]]] = ..., pause_seconds: _Optional[_Iterable[float]] = ..., source_sequences: _Optional[_Iterable[int]] = ...) -> None: ...
+    float32_bytes: _containers.RepeatedScalarFieldContainer[int]
+    residual_norm: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ..., first_step: _Optional[int] = ..., time_unix_seconds: _Optional[_Iterable[float]] = ..., loss: _Optional[_Iterable[float]] = ..., grad_norm: _Optional[_Iterable[float]] = ..., learning_rate: _Optional[_Iterable[float]] = ..., seconds: _Optional[_Iterable[float]] = ..., exchange_seconds: _Optional[_Iterable[float]] = ..., exposed_seconds: _Optional[_Iterable[float]] = ..., data_wait_seconds: _Optional[_Iterable[float]] = ..., link_bytes: _Optional[_Iterable[int]] = ..., digests: _Optional[_Iterable[_Union[StateDigest, _Mapping]]] = ..., pause_seconds: _Optional[_Iterable[float]] = ..., source_sequences: _Optional[_Iterable[int]] = ..., float32_bytes: _Optional[_Iterable[int]] = ..., residual_norm: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class StateDigest(_message.Message):
     __slots__ = ("step", "sha256")
@@ -512,16 +516,20 @@ class Heartbeat(_message.Message):
     def __init__(self, link_traffic: _Optional[_Iterable[_Union[LinkTraffic, _Mapping]]] = ...) -> None: ...
 
 class LinkTraffic(_message.Message):
-    __slots__ = ("peer_pod", "sent_bytes", "sending_seconds", "retries")
+    __slots__ = ("peer_pod", "sent_bytes", "sending_seconds", "retries", "rate_bytes_per_second", "rtt_seconds")
     PEER_POD_FIELD_NUMBER: _ClassVar[int]
     SENT_BYTES_FIELD_NUMBER: _ClassVar[int]
     SENDING_SECONDS_FIELD_NUMBER: _ClassVar[int]
     RETRIES_FIELD_NUMBER: _ClassVar[int]
+    RATE_BYTES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    RTT_SECONDS_FIELD_NUMBER: _ClassVar[int]
     peer_pod: str
     sent_bytes: int
     sending_seconds: float
     retries: int
-    def __init__(self, peer_pod: _Optional[str] = ..., sent_bytes: _Optional[int] = ..., sending_seconds: _Optional[float] = ..., retries: _Optional[int] = ...) -> None: ...
+    rate_bytes_per_second: float
+    rtt_seconds: float
+    def __init__(self, peer_pod: _Optional[str] = ..., sent_bytes: _Optional[int] = ..., sending_seconds: _Optional[float] = ..., retries: _Optional[int] = ..., rate_bytes_per_second: _Optional[float] = ..., rtt_seconds: _Optional[float] = ...) -> None: ...
 
 class SetLinkConditions(_message.Message):
     __slots__ = ("conditions",)

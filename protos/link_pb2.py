@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x11protos/link.proto\x12\rlandbridge.v1\"\xb4\x01\n\x05\x43hunk\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12\x0c\n\x04step\x18\x03 \x01(\x04\x12\x0f\n\x07segment\x18\x04 \x01(\r\x12\x14\n\x0cmember_index\x18\x05 \x01(\r\x12\x14\n\x0coffset_bytes\x18\x06 \x01(\x04\x12\x13\n\x0btotal_bytes\x18\x07 \x01(\x04\x12\r\n\x05\x63rc32\x18\x08 \x01(\x07\x12\x0c\n\x04\x64\x61ta\x18\t \x01(\x0c\x12\r\n\x05round\x18\n \x01(\r\"%\n\x0bSendSummary\x12\x16\n\x0e\x61\x63\x63\x65pted_bytes\x18\x01 \x01(\x04\"h\n\x10\x41greeStepRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12\x0c\n\x04step\x18\x03 \x01(\x04\x12\x12\n\nhost_index\x18\x04 \x01(\r\x12\x11\n\tholds_all\x18\x05 \x01(\x08\"1\n\x11\x41greeStepResponse\x12\r\n\x05\x61pply\x18\x01 \x01(\x08\x12\r\n\x05leave\x18\x02 \x01(\x08\x32\x99\x01\n\x0bLinkService\x12:\n\x04Send\x12\x14.landbridge.v1.Chunk\x1a\x1a.landbridge.v1.SendSummary(\x01\x12N\n\tAgreeStep\x12\x1f.landbridge.v1.AgreeStepRequest\x1a .landbridge.v1.AgreeStepResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x11protos/link.proto\x12\rlandbridge.v1\"\xb4\x01\n\x05\x43hunk\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12\x0c\n\x04step\x18\x03 \x01(\x04\x12\x0f\n\x07segment\x18\x04 \x01(\r\x12\x14\n\x0cmember_index\x18\x05 \x01(\r\x12\x14\n\x0coffset_bytes\x18\x06 \x01(\x04\x12\x13\n\x0btotal_bytes\x18\x07 \x01(\x04\x12\r\n\x05\x63rc32\x18\x08 \x01(\x07\x12\x0c\n\x04\x64\x61ta\x18\t \x01(\x0c\x12\r\n\x05round\x18\n \x01(\r\"%\n\x0bSendSummary\x12\x16\n\x0e\x61\x63\x63\x65pted_bytes\x18\x01 \x01(\x04\"\x0e\n\x0cProbeRequest\"\x0f\n\rProbeResponse\"h\n\x10\x41greeStepRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12\x0c\n\x04step\x18\x03 \x01(\x04\x12\x12\n\nhost_index\x18\x04 \x01(\r\x12\x11\n\tholds_all\x18\x05 \x01(\x08\"1\n\x11\x41greeStepResponse\x12\r\n\x05\x61pply\x18\x01 \x01(\x08\x12\r\n\x05leave\x18\x02 \x01(\x08\x32\xdd\x01\n\x0bLinkService\x12:\n\x04Send\x12\x14.landbridge.v1.Chunk\x1a\x1a.landbridge.v1.SendSummary(\x01\x12N\n\tAgreeStep\x12\x1f.landbridge.v1.AgreeStepRequest\x1a .landbridge.v1.AgreeStepResponse\x12\x42\n\x05Probe\x12\x1b.landbridge.v1.ProbeRequest\x1a\x1c.landbridge.v1.ProbeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,10 +35,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CHUNK']._serialized_end=217
   _globals['_SENDSUMMARY']._serialized_start=219
   _globals['_SENDSUMMARY']._serialized_end=256
-  _globals['_AGREESTEPREQUEST']._serialized_start=258
-  _globals['_AGREESTEPREQUEST']._serialized_end=362
-  _globals['_AGREESTEPRESPONSE']._serialized_start=364
-  _globals['_AGREESTEPRESPONSE']._serialized_end=413
-  _globals['_LINKSERVICE']._serialized_start=416
-  _globals['_LINKSERVICE']._serialized_end=569
+  _globals['_PROBEREQUEST']._serialized_start=258
+  _globals['_PROBEREQUEST']._serialized_end=272
+  _globals['_PROBERESPONSE']._serialized_start=274
+  _globals['_PROBERESPONSE']._serialized_end=289
+  _globals['_AGREESTEPREQUEST']._serialized_start=291
+  _globals['_AGREESTEPREQUEST']._serialized_end=395
+  _globals['_AGREESTEPRESPONSE']._serialized_start=397
+  _globals['_AGREESTEPRESPONSE']._serialized_end=446
+  _globals['_LINKSERVICE']._serialized_start=449
+  _globals['_LINKSERVICE']._serialized_end=670
 # @@protoc_insertion_point(module_scope)

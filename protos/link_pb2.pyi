@@ -34,6 +34,14 @@ class SendSummary(_message.Message):
     accepted_bytes: int
     def __init__(self, accepted_bytes: _Optional[int] = ...) -> None: ...
 
+class ProbeRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ProbeResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class AgreeStepRequest(_message.Message):
     __slots__ = ("job", "generation", "step", "host_index", "holds_all")
     JOB_FIELD_NUMBER: _ClassVar[int]

@@ -44,6 +44,11 @@ class LinkServiceStub:
                 request_serializer=protos_dot_link__pb2.AgreeStepRequest.SerializeToString,
                 response_deserializer=protos_dot_link__pb2.AgreeStepResponse.FromString,
                 _registered_method=True)
+        self.Probe = channel.unary_unary(
+                '/landbridge.v1.LinkService/Probe',
+                request_serializer=protos_dot_link__pb2.ProbeRequest.SerializeToString,
+                response_deserializer=protos_dot_link__pb2.ProbeResponse.FromString,
+                _registered_method=True)
 
 
 class LinkServiceServicer:
@@ -63,6 +68,13 @@ class LinkServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Probe(self, request, context):
+        """Answered at once, so that the caller knows how long the way there and back is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LinkServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -75,6 +87,11 @@ def add_LinkServiceServicer_to_server(servicer, server):
                     servicer.AgreeStep,
                     request_deserializer=protos_dot_link__pb2.AgreeStepRequest.FromString,
                     response_serializer=protos_dot_link__pb2.AgreeStepResponse.SerializeToString,
+            ),
+            'Probe': grpc.unary_unary_rpc_method_handler(
+                    servicer.Probe,
+                    request_deserializer=protos_dot_link__pb2.ProbeRequest.FromString,
+                    response_serializer=protos_dot_link__pb2.ProbeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -131,6 +148,33 @@ class LinkService:
             '/landbridge.v1.LinkService/AgreeStep',
             protos_dot_link__pb2.AgreeStepRequest.SerializeToString,
             protos_dot_link__pb2.AgreeStepResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Probe(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/landbridge.v1.LinkService/Probe',
+            protos_dot_link__pb2.ProbeRequest.SerializeToString,
+            protos_dot_link__pb2.ProbeResponse.FromString,
             options,
             channel_credentials,
             insecure,

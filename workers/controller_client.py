@@ -199,6 +199,8 @@ def encode_heartbeat(traffic: Mapping[str, Traffic]) -> pb.HostEvent:
             sent_bytes=sent.sent_bytes,
             sending_seconds=sent.sending_seconds,
             retries=sent.retries,
+            rate_bytes_per_second=sent.rate_bytes_per_second or 0.0,
+            rtt_seconds=sent.rtt_seconds or 0.0,
         )
         for pod, sent in traffic.items()
     ]
@@ -265,7 +267,16 @@ def _steps_applied(applied: Applied) -> pb.StepsApplied:
             if record.state_sha256
         ],
         source_sequences=applied.source_sequences,
+        float32_bytes=[record.float32_bytes for record in records],
+        residual_norm=_residual_norms(applied),
     )
+
+
+def _residual_norms(applied: Applied) -> list[float]:
+    norms = [record.residual_norm for record in applied.records]
+    if all(norm is None for norm in norms):
+        return []
+    return [math.nan if norm is None else norm for norm in norms]
 
 
 def _column(field: str, applied: Applied) -> list[float]:

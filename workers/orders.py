@@ -171,6 +171,10 @@ class StepRecord:
     data_wait_seconds: float
     pause_seconds: float
     link_bytes: int
+    float32_bytes: int
+    """What an exchange in float32 has this host send at least."""
+    residual_norm: float | None
+    """Of what encoding has lost and is carried on; None where nothing is or it was not taken."""
     state_sha256: bytes
 
 

@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
@@ -49,6 +50,8 @@ class Spent:
     pause_seconds: float = 0.0
     """Between the step before and this one."""
     link_bytes: int = 0
+    float32_bytes: int = 0
+    """What a float32 exchange of the same takes at least."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -61,6 +64,8 @@ class StepInFlight:
     spent: Spent
     record: jax.Array
     digest: jax.Array | None
+    residual_squares: Sequence[jax.Array] = ()
+    """Taken together with the digest."""
 
     def settle(self) -> StepRecord:
         """Read the numbers; waits for the devices."""
@@ -78,6 +83,8 @@ class StepInFlight:
             data_wait_seconds=spent.data_wait_seconds,
             pause_seconds=spent.pause_seconds,
             link_bytes=spent.link_bytes,
+            float32_bytes=spent.float32_bytes,
+            residual_norm=_norm(self.residual_squares),
             state_sha256=state_sha256,
         )
 
@@ -93,6 +100,10 @@ def subtrees(phase: BatchPhase) -> list[list[Node]]:
 
 def _sha256(lanes: jax.Array) -> bytes:
     return hashlib.sha256(np.asarray(lanes).tobytes()).digest()
+
+
+def _norm(squares: Sequence[jax.Array]) -> float | None:
+    return math.sqrt(sum(float(square) for square in squares)) if squares else None
 
 
 class Training:
@@ -269,6 +280,7 @@ class Training:
             spent.exposed_seconds = time.perf_counter() - start
             spent.exchange_seconds = self._reduction.clock.seconds()
             spent.link_bytes = self._reduction.link_bytes(step)
+            spent.float32_bytes = self._gang.float32_bytes
         return total
 
     def _layout(self, segment: Segment) -> SegmentLayout:
@@ -303,9 +315,10 @@ class Training:
             self._previous.block_until_ready()
         self._previous = record[0]
         self._reduction.applied()
+        residuals = self._reduction.residual_squares() if digest is not None else ()
         end = time.perf_counter()
         seconds, self._last_end = end - self._last_end, end
-        return StepInFlight(step, time.time(), seconds, spent, record[0], digest)
+        return StepInFlight(step, time.time(), seconds, spent, record[0], digest, residuals)
 
     def _digest(self, step: int) -> jax.Array | None:
         order = self._order

@@ -56,11 +56,30 @@ class Inventory:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Traffic:
-    """Cumulative traffic of a host to one peer pod."""
+    """Of a host, or of a pod, to one peer pod; sums since its hosts started."""
 
     sent_bytes: int
     sending_seconds: float
+    """In which any of it was under way."""
     retries: int
+    """Frames sent again."""
+    rate_bytes_per_second: float | None = None
+    """Lately, while sending."""
+    rtt_seconds: float | None = None
+    """Of a small message there and back, lately."""
+
+    def beside(self, other: Traffic) -> Traffic:
+        """Of two hosts of a pod, which send at the same time: rates add up, and a step waits for
+        the one that is farther away."""
+        rates = [r for r in (self.rate_bytes_per_second, other.rate_bytes_per_second) if r]
+        ways = [rtt for rtt in (self.rtt_seconds, other.rtt_seconds) if rtt is not None]
+        return Traffic(
+            self.sent_bytes + other.sent_bytes,
+            self.sending_seconds + other.sending_seconds,
+            self.retries + other.retries,
+            sum(rates) if rates else None,
+            max(ways, default=None),
+        )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -121,6 +140,15 @@ class Pod:
     @property
     def num_devices(self) -> int:
         return sum(inventory.num_devices for inventory in self.inventories)
+
+    @property
+    def traffic(self) -> dict[str, Traffic]:
+        """By peer pod, of all hosts."""
+        total: dict[str, Traffic] = {}
+        for host in self.hosts.values():
+            for peer, traffic in host.traffic.items():
+                total[peer] = total[peer].beside(traffic) if peer in total else traffic
+        return total
 
     def peak_flops_per_second(self, dtype: str) -> float | None:
         """Peak of the whole pod, None when any host's is unknown."""

@@ -8,9 +8,10 @@ let go at the next step boundary and are free for the next job.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 from controller.core import commands, events, liveness
-from controller.core.cluster import Assignment, Host, Pod, PodState
+from controller.core.cluster import Assignment, Host, Pod, PodState, Traffic
 from controller.core.job import Job, JobState, Move, Reason, Suspicion
 from controller.core.liveness import LivenessPolicy
 from controller.core.turn import Entry, Turn
@@ -69,8 +70,22 @@ def host_inventoried(turn: Turn, event: events.HostInventoried, _policy: Livenes
 
 def host_heard(turn: Turn, event: events.HostHeard, _policy: LivenessPolicy) -> None:
     host = turn.host(event.host)
-    if host is not None:
-        turn.put_host(dataclasses.replace(host, last_heard=turn.now, traffic=event.traffic))
+    if host is None:
+        return
+    job = turn.current_job(host.holds) if host.holds else None
+    if job is not None and job.progress is not None:
+        turn.measure(_with_retries(job, host.traffic, event.traffic), ())
+    turn.put_host(dataclasses.replace(host, last_heard=turn.now, traffic=event.traffic))
+
+
+def _with_retries(job: Job, before: Mapping[str, Traffic], now: Mapping[str, Traffic]) -> Job:
+    """A pod works for one job at a time, so what was sent again meanwhile was the job's."""
+    assert job.progress is not None
+    known = {peer: traffic.retries for peer, traffic in before.items()}
+    more = sum(max(0, each.retries - known.get(peer, 0)) for peer, each in now.items())
+    totals = job.progress.totals
+    totals = dataclasses.replace(totals, link_retries=totals.link_retries + more)
+    return dataclasses.replace(job, progress=dataclasses.replace(job.progress, totals=totals))
 
 
 def host_detached(turn: Turn, event: events.HostDetached, _policy: LivenessPolicy) -> None:

@@ -50,6 +50,16 @@ class StepRecord:
     """Bytes sent to peers; merged: by all pods together."""
     digest: str = ""
     """sha256 of a pod's state, hex; empty when none was taken and in merged records."""
+    float32_bytes: int = 0
+    """What an exchange in float32 sends at least, counted as link_bytes is."""
+    residual_norm: float | None = None
+    """Of what encoding gradients has lost and carries on, of the pod with the largest; None where
+    nothing is carried on, and on steps where it was not taken."""
+
+    @property
+    def hidden_seconds(self) -> float:
+        """Of the exchange, behind computation."""
+        return max(0.0, self.exchange_seconds - self.exposed_seconds)
 
 
 def finite(value: float | None) -> float | None:
@@ -76,9 +86,14 @@ class Totals:
 
     seconds: float = 0.0
     exposed_seconds: float = 0.0
+    hidden_seconds: float = 0.0
+    """Of exchanges behind computation; no part of `seconds` beside it."""
     data_wait_seconds: float = 0.0
     pause_seconds: float = 0.0
     link_bytes: int = 0
+    float32_bytes: int = 0
+    link_retries: int = 0
+    """Frames sent again while pods held the job, as of their last heartbeat."""
     rework_seconds: float = 0.0
     """Of steps that a rewind undid; no part of the sums above."""
     recovery_seconds: float = 0.0
@@ -89,9 +104,11 @@ class Totals:
             self,
             seconds=self.seconds + sum(r.seconds for r in records),
             exposed_seconds=self.exposed_seconds + sum(r.exposed_seconds for r in records),
+            hidden_seconds=self.hidden_seconds + sum(r.hidden_seconds for r in records),
             data_wait_seconds=self.data_wait_seconds + sum(r.data_wait_seconds for r in records),
             pause_seconds=self.pause_seconds + sum(r.pause_seconds for r in records),
             link_bytes=self.link_bytes + sum(r.link_bytes for r in records),
+            float32_bytes=self.float32_bytes + sum(r.float32_bytes for r in records),
         )
 
     def undone_to(self, mark: Totals) -> Totals:
@@ -99,6 +116,8 @@ class Totals:
         return dataclasses.replace(
             mark,
             link_bytes=self.link_bytes,
+            float32_bytes=self.float32_bytes,
+            link_retries=self.link_retries,
             rework_seconds=self.rework_seconds + self.seconds - mark.seconds,
             recovery_seconds=self.recovery_seconds,
         )
@@ -123,6 +142,16 @@ class Progress:
     """Pod name -> sequences of every source that were trained on through its applied step. No name
     stands for a gang that another controller knew."""
     totals: Totals = Totals()
+    residual_norm: float | None = None
+    """The newest."""
+    waits_for_link: bool = False
+    """Whether people were told that the link holds the job up (controller.core.exposure)."""
+
+    @property
+    def compression_ratio(self) -> float | None:
+        """What float32 would have sent at least over what was sent; None before anything was."""
+        sent = self.totals.link_bytes
+        return self.totals.float32_bytes / sent if sent and self.totals.float32_bytes else None
 
     @property
     def seen(self) -> tuple[int, ...] | None:
@@ -206,6 +235,10 @@ def report(
                 pod: source_sequences or progress.source_sequences.get(pod, ()),
             },
             totals=progress.totals.plus(complete),
+            residual_norm=next(
+                (r.residual_norm for r in reversed(complete) if r.residual_norm is not None),
+                progress.residual_norm,
+            ),
         ),
         merged,
     )
@@ -239,8 +272,9 @@ def _merge_all(
 
 
 def _merge(by_pod: Mapping[str, StepRecord], last: StepRecord | None) -> MergedStep:
-    """Losses agree bit for bit, so any pod's will do; where the time went is the slowest pod's
-    word.
+    """Losses agree bit for bit, so any pod's will do. Where the time went is the word of the pod
+    that waited least for the others: they waited for it, or all of them for the link, and what it
+    waited is all that a faster link could save.
 
     A merged step lasts from the last pod's end of the step before to the last pod's end of this
     one, so that durations of steps sum to wall time; the slowest pod of each step alone would
@@ -248,18 +282,18 @@ def _merge(by_pod: Mapping[str, StepRecord], last: StepRecord | None) -> MergedS
     """
     records = list(by_pod.values())
     digests = {pod: r.digest for pod, r in by_pod.items() if r.digest}
-    slowest = max(records, key=lambda r: r.seconds)
+    pace = min(records, key=lambda r: (r.exposed_seconds, -r.seconds))
     if len(records) == 1:
-        alone = dataclasses.replace(slowest, digest="") if slowest.digest else slowest
+        alone = dataclasses.replace(pace, digest="") if pace.digest else pace
         return MergedStep(alone, digests)
     time = max(r.time for r in records)
-    seconds = max(0.0, time - last.time) if last is not None else slowest.seconds
-    exposed = min(slowest.exposed_seconds, seconds)
-    data_wait = min(slowest.data_wait_seconds, seconds - exposed)
-    pause = min(slowest.pause_seconds, seconds - exposed - data_wait)
+    seconds = max(0.0, time - last.time) if last is not None else pace.seconds
+    exposed = min(pace.exposed_seconds, seconds)
+    data_wait = min(pace.data_wait_seconds, seconds - exposed)
+    pause = min(pace.pause_seconds, seconds - exposed - data_wait)
     return MergedStep(
         dataclasses.replace(
-            slowest,
+            pace,
             time=time,
             seconds=seconds,
             compute_seconds=seconds - exposed - data_wait - pause,
@@ -267,6 +301,10 @@ def _merge(by_pod: Mapping[str, StepRecord], last: StepRecord | None) -> MergedS
             data_wait_seconds=data_wait,
             pause_seconds=pause,
             link_bytes=sum(r.link_bytes for r in records),
+            float32_bytes=sum(r.float32_bytes for r in records),
+            residual_norm=max(
+                (n for r in records if (n := r.residual_norm) is not None), default=None
+            ),
             digest="",
         ),
         digests,

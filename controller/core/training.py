@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from controller.core import events, membership, preparing, rewinding, saving, spikes, step
+from controller.core import events, exposure, membership, preparing, rewinding, saving, spikes, step
 from controller.core.checkpoint import Mark
 from controller.core.job import Job, JobState, Reason
 from controller.core.liveness import LivenessPolicy
@@ -22,6 +22,7 @@ def steps_applied(turn: Turn, event: events.StepsApplied, _policy: LivenessPolic
     turn.measure(dataclasses.replace(job, progress=progress), merged)
     if job.state is not JobState.RUNNING or job.spike is not None:
         return
+    progress = _with_link_news(turn, job, progress)
     job = dataclasses.replace(job, progress=progress)
     for complete in merged:
         if complete.diverged:
@@ -56,6 +57,20 @@ def evaluated(turn: Turn, event: events.Evaluated, _policy: LivenessPolicy) -> N
         message = f"held-out loss after step {found.step}: {found.loss:.4f}{bits}"
         turn.put_job(job, Entry("job.evaluated", message, job.id, data=found.document()))
         saving.finish(turn, job)
+
+
+def _with_link_news(turn: Turn, job: Job, progress: step.Progress) -> step.Progress:
+    """Say when the link begins to hold the job up, and when it no longer does."""
+    waits = exposure.waits(progress)
+    if waits == progress.waits_for_link:
+        return progress
+    data = {"step": progress.merged, "share": exposure.share(progress)}
+    message = exposure.sentence(progress, job.gang, turn.pods)
+    if waits:
+        turn.note(Entry("link.slow", message, job.id, data=data))
+    else:
+        turn.note(Entry("link.keeps_up", f"the link keeps up again: {message}", job.id, data=data))
+    return dataclasses.replace(progress, waits_for_link=waits)
 
 
 def _remembering(job: Job, record: step.StepRecord, totals: step.Totals) -> Job:

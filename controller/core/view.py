@@ -10,7 +10,7 @@ import dataclasses
 import math
 from typing import Any
 
-from controller.core import goodput, sources
+from controller.core import exposure, goodput, sources
 from controller.core.checkpoint import Saved
 from controller.core.cluster import Host, Pod
 from controller.core.job import Job
@@ -22,10 +22,16 @@ Document = dict[str, Any]
 
 _LATER: Document = {
     "checkpoints": [],
+    "compression_ratio": None,
     "data": None,
     "evaluation": None,
+    "float32_bytes": None,
+    "hidden_seconds": None,
+    "link_retries": None,
+    "residual_norm": None,
     "rewinds": 0,
     "skipped": [],
+    "warnings": [],
 }
 """Fields that jobs did not have from the first."""
 
@@ -73,7 +79,13 @@ def job_document(job: Job, state: State, now: float) -> Document:
         "goodput": goodput.goodput(job, now),
         "time_seconds": goodput.time_seconds(job, now),
         "link_bytes": progress.totals.link_bytes if progress else 0,
+        "float32_bytes": progress.totals.float32_bytes if progress else 0,
+        "compression_ratio": progress.compression_ratio if progress else None,
         "exposed_seconds": progress.totals.exposed_seconds if progress else 0.0,
+        "hidden_seconds": progress.totals.hidden_seconds if progress else 0.0,
+        "link_retries": progress.totals.link_retries if progress else 0,
+        "residual_norm": finite(progress.residual_norm) if progress else None,
+        "warnings": [dataclasses.asdict(w) for w in exposure.warnings(job, state.pods)],
         "data": _data(job),
         "evaluation": _evaluation(job),
         "rewinds": job.rewinds,
@@ -123,11 +135,14 @@ def step_document(step: MergedStep, job: Job) -> Document:
         "compute_seconds": record.compute_seconds,
         "exchange_seconds": record.exchange_seconds,
         "exposed_seconds": record.exposed_seconds,
+        "hidden_seconds": record.hidden_seconds,
         "data_wait_seconds": record.data_wait_seconds,
         "pause_seconds": record.pause_seconds,
         "tokens_per_second": rate,
         "mfu": utilisation_of(job, rate, "model_flops_per_token"),
         "link_bytes": record.link_bytes,
+        "float32_bytes": record.float32_bytes,
+        "residual_norm": finite(record.residual_norm),
         "digests": dict(step.digests),
     }
 
@@ -152,25 +167,20 @@ def pod_document(pod: Pod, state: State, now: float) -> Document:
 
 
 def link_documents(state: State) -> list[Document]:
-    """Every pair of pods that has exchanged anything, one document per direction."""
-    totals: dict[tuple[str, str], list[float]] = {}
-    for pod in state.pods.values():
-        for host in pod.hosts.values():
-            for peer, traffic in host.traffic.items():
-                sums = totals.setdefault((pod.name, peer), [0, 0.0, 0])
-                sums[0] += traffic.sent_bytes
-                sums[1] += traffic.sending_seconds
-                sums[2] += traffic.retries
+    """Every pair of pods that has exchanged anything, one document per direction. Rate and round
+    trip are those of lately; unknown ones are None."""
     return [
         {
             "src": src,
             "dst": dst,
-            "bytes": int(sent),
-            "sending_seconds": seconds,
-            "bandwidth_bytes_per_second": sent / seconds if seconds > 0 else None,
-            "retries": int(retries),
+            "bytes": traffic.sent_bytes,
+            "sending_seconds": traffic.sending_seconds,
+            "bandwidth_bytes_per_second": traffic.rate_bytes_per_second,
+            "rtt_seconds": traffic.rtt_seconds,
+            "retries": traffic.retries,
         }
-        for (src, dst), (sent, seconds, retries) in sorted(totals.items())
+        for src, pod in sorted(state.pods.items())
+        for dst, traffic in sorted(pod.traffic.items())
     ]
 
 

@@ -38,6 +38,8 @@ def duration(seconds: float | None) -> str:
     """The two largest units: 3 h 20 min."""
     if seconds is None:
         return UNKNOWN
+    if 0 < seconds < 0.01:
+        return f"{1000 * seconds:.1f} ms"
     if seconds < 1:
         return f"{1000 * seconds:.0f} ms"
     if seconds < 10:
@@ -74,6 +76,28 @@ def agreement(pods: Sequence[Mapping[str, Any]]) -> str:
     if not digests or None in digests or len({digest["step"] for digest in digests}) > 1:
         return "unknown"
     return "equal" if len({digest["sha256"] for digest in digests}) == 1 else "differ"
+
+
+def conditions(pod: Mapping[str, Any]) -> str | None:
+    """Of everything that a pod sends, in words; None when its link is not emulated."""
+    if not pod["is_emulated"]:
+        return None
+    told = pod["conditions"]
+    if told is None:
+        return "changing over"
+    named = [
+        f"{name.replace('_', ' ')} {text}"
+        for name, text in told.items()
+        if text and name != "partitioned"
+    ]
+    if told["partitioned"]:
+        named.insert(0, "partitioned")
+    return ", ".join(named) or "no limits"
+
+
+def ratio(value: float | None) -> str:
+    """How many times less: 3.9 x."""
+    return UNKNOWN if value is None else f"{value:.2f} \N{MULTIPLICATION SIGN}"
 
 
 def memory(num_bytes: float | None) -> str:
@@ -126,6 +150,7 @@ FILTERS = {
         moment,
         clock_time,
         passed_over,
+        ratio,
         shares,
     )
 }

@@ -56,7 +56,8 @@ def fleet_page(
         "fleet.html",
         context,
         pods=pods,
-        links=view.link_documents(context.loop.state),
+        links=_links(context),
+        emulated=_emulated(context),
         jobs=documents,
         is_first_page=page_token is None,
         next_page_token=next_token,
@@ -70,7 +71,8 @@ def job_page(job_id: str, context: Context) -> Response:
     """One job."""
     document = jobs.job_document(context, job_id)
     events = _latest_events(context, job_id)
-    return _page("job.html", context, job=document, events=events)
+    links = [link for link in _links(context) if {link["src"], link["dst"]} <= _gang(document)]
+    return _page("job.html", context, job=document, links=links, events=events)
 
 
 @router.get("/plan")
@@ -136,6 +138,23 @@ def _page(
     now = context.clock() if context is not None else None
     html = _templates.get_template(template).render(now=now, **values)
     return HTMLResponse(html, status, _HEADERS)
+
+
+def _links(context: ApiContext) -> list[view.Document]:
+    """With the conditions in force where the link is emulated, else None."""
+    emulated = _emulated(context)
+    links = view.link_documents(context.loop.state)
+    return [{**link, "emulated": emulated.get(link["src"])} for link in links]
+
+
+def _emulated(context: ApiContext) -> dict[str, str]:
+    """Conditions in force, by pod whose link is emulated."""
+    told = view.emulated_link_documents(context.loop.state)
+    return {pod["name"]: text for pod in told if (text := figures.conditions(pod)) is not None}
+
+
+def _gang(job: view.Document) -> set[str]:
+    return {pod["name"] for pod in job["pods"]}
 
 
 def _tiles(context: ApiContext, pods: list[view.Document]) -> Mapping[str, Any]:

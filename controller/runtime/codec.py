@@ -3,6 +3,7 @@ fields."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from controller.core import commands, events
@@ -272,7 +273,13 @@ def _inventory(inventory: pb.HostInventory) -> Inventory:
 
 def _traffic(heartbeat: pb.Heartbeat) -> dict[str, Traffic]:
     return {
-        peer.peer_pod: Traffic(peer.sent_bytes, peer.sending_seconds, peer.retries)
+        peer.peer_pod: Traffic(
+            peer.sent_bytes,
+            peer.sending_seconds,
+            peer.retries,
+            peer.rate_bytes_per_second or None,
+            peer.rtt_seconds or None,
+        )
         for peer in heartbeat.link_traffic
     }
 
@@ -303,6 +310,8 @@ def _records(applied: pb.StepsApplied) -> tuple[StepRecord, ...]:
         applied.data_wait_seconds,
         applied.pause_seconds,
         applied.link_bytes,
+        applied.float32_bytes or [0] * len(applied.loss),
+        applied.residual_norm or [math.nan] * len(applied.loss),
         strict=True,
     )
     return tuple(
@@ -320,6 +329,8 @@ def _records(applied: pb.StepsApplied) -> tuple[StepRecord, ...]:
             pause,
             link_bytes,
             digests.get(step, ""),
+            float32_bytes,
+            None if math.isnan(residual_norm) else residual_norm,
         )
         for step, (
             time,
@@ -332,5 +343,7 @@ def _records(applied: pb.StepsApplied) -> tuple[StepRecord, ...]:
             data_wait,
             pause,
             link_bytes,
+            float32_bytes,
+            residual_norm,
         ) in enumerate(columns, applied.first_step)
     )

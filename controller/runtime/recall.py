@@ -97,9 +97,12 @@ def _progress(job: Job, document: Document, newest: Document) -> Progress:
     totals = Totals(
         seconds=spent["compute"] + exposed + data_wait + pause,
         exposed_seconds=exposed,
+        hidden_seconds=document.get("hidden_seconds") or 0.0,
         data_wait_seconds=data_wait,
         pause_seconds=pause,
         link_bytes=document["link_bytes"],
+        float32_bytes=document.get("float32_bytes") or 0,
+        link_retries=document.get("link_retries") or 0,
         rework_seconds=spent["rework"],
         recovery_seconds=spent["recovery"],
     )
@@ -107,6 +110,7 @@ def _progress(job: Job, document: Document, newest: Document) -> Progress:
         target_steps=document["target_steps"],
         merged=newest["step"],
         last=_record(newest),
+        residual_norm=document.get("residual_norm"),
         source_sequences={"": _seen(job, document)},
         totals=totals,
     )

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from controller.core import goodput, view
+from controller.core import exposure, goodput, view
 from controller.core.cluster import Pod
 from controller.core.job import Job, JobState
 from controller.core.turn import State
@@ -208,8 +208,12 @@ _CATALOGUE = (
     _Family("pod_peak_flops_per_second", "Peak of all devices of a pod; absent when unknown.",
             ("pod", "dtype"), _pod_peaks),
     _Family("link_bytes", "Bytes sent from pod to pod.", _LINK, _per_link("bytes"), True),
-    _Family("link_bandwidth_bytes_per_second", "Bytes sent over the time spent sending.",
+    _Family("link_sending_seconds", "Time in which anything was under way from pod to pod.",
+            _LINK, _per_link("sending_seconds"), True),
+    _Family("link_bandwidth_bytes_per_second", "Rate of what was sent lately, while sending.",
             _LINK, _per_link("bandwidth_bytes_per_second")),
+    _Family("link_rtt_seconds", "Time of a small message there and back, lately.",
+            _LINK, _per_link("rtt_seconds")),
     _Family("link_retries", "Chunks sent again.", _LINK, _per_link("retries"), True),
     _Family(
         "link_exposed_seconds",
@@ -217,6 +221,45 @@ _CATALOGUE = (
         _JOB,
         _per_job(lambda j, _: j.progress.totals.exposed_seconds if j.progress else None),
         True,
+    ),
+    _Family(
+        "link_hidden_seconds",
+        "Time that exchanges of a job took behind its computation.",
+        _JOB,
+        _per_job(lambda j, _: j.progress.totals.hidden_seconds if j.progress else None),
+        True,
+    ),
+    _Family(
+        "job_link_bytes",
+        "Bytes that the lead hosts of a job sent to their peers.",
+        _JOB,
+        _per_job(lambda j, _: j.progress.totals.link_bytes if j.progress else None),
+        True,
+    ),
+    _Family(
+        "job_link_retries",
+        "Chunks of a job sent again.",
+        _JOB,
+        _per_job(lambda j, _: j.progress.totals.link_retries if j.progress else None),
+        True,
+    ),
+    _Family(
+        "job_compression_ratio",
+        "Bytes that float32 gradients take on the link at least, over those sent.",
+        _JOB,
+        _per_job(lambda j, _: j.progress.compression_ratio if j.progress else None),
+    ),
+    _Family(
+        "job_residual_norm",
+        "Norm of what encoding gradients lost and carries on, of the pod with the largest.",
+        _JOB,
+        _per_job(lambda j, _: j.progress.residual_norm if j.progress else None),
+    ),
+    _Family(
+        "job_exposed_ratio",
+        "Share of the median of the last steps that waited for the link.",
+        _JOB,
+        _per_job(lambda j, _: exposure.share(j.progress) if j.progress else None),
     ),
     _Family("queue_pending_jobs", "Jobs that wait, and for what.", ("queue", "reason"), _pending),
 )  # fmt: skip

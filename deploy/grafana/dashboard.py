@@ -197,9 +197,59 @@ PANELS = (
     curve(
         "Link",
         "Bytes per second from pod to pod, of all jobs. A full exchange sends every gradient once "
-        "a step, so the rate follows the step time; one direction below the other is a bad link.",
+        "a step, so the rate follows the step time; one direction below the other is a bad link. "
+        "While anything is under way it is what the link carries: where the two meet, it is full.",
         "Bps",
-        [Query(f"sum by (src, dst) ({rate('landbridge_link_bytes_total')})", "{{src}} to {{dst}}")],
+        [
+            Query(
+                f"sum by (src, dst) ({rate('landbridge_link_bytes_total')})", "{{src}} to {{dst}}"
+            ),
+            Query(
+                "sum by (src, dst) (landbridge_link_bandwidth_bytes_per_second)",
+                "{{src}} to {{dst}}, while sending",
+            ),
+        ],
+    ),
+    curve(
+        "Round trip",
+        "Time of a small message from pod to pod and back, the least of the last few. It should be "
+        "level; a climb without more bytes is another user of the link, or a longer way.",
+        "s",
+        [Query("max by (src, dst) (landbridge_link_rtt_seconds)", "{{src}} to {{dst}}")],
+    ),
+    curve(
+        "Exchange of a second",
+        "Seconds of exchange in each second: exposed, which steps waited for, and hidden behind "
+        "computation. Exposed should be near nothing; else see exchange.overlap, exchange.dtype "
+        "and exchange.mode, and the rate of the link beside.",
+        "percentunit",
+        [
+            Query(rate(of_job("link_exposed_seconds_total")), "exposed", RED),
+            Query(rate(of_job("link_hidden_seconds_total")), "hidden", GREEN),
+        ],
+    ),
+    curve(
+        "Encoding",
+        "How many times less than float32 the gradients of the job took, and the norm of what "
+        "that lost and carries on. The norm should level off; one that climbs for good says that "
+        "exchange.dtype is too coarse for the job. No norm where nothing is lost.",
+        "none",
+        [
+            Query(of_job("job_compression_ratio"), "compression", BLUE),
+            Query(of_job("job_residual_norm"), "residual norm", ORANGE),
+        ],
+    ),
+    curve(
+        "Sent again",
+        "Chunks per second that were lost, broken or stuck and sent again, from pod to pod. None "
+        "is good; a steady few cost little; many are a link that loses packets.",
+        "short",
+        [
+            Query(
+                f"sum by (src, dst) ({rate('landbridge_link_retries_total')})",
+                "{{src}} to {{dst}}",
+            )
+        ],
     ),
     curve(
         "Where the time goes",

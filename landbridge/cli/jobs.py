@@ -154,7 +154,7 @@ def _job_row(job: Document) -> tuple[str, ...]:
         figures.fixed(job["loss"]),
         figures.amount(job["tokens_per_second"]),
         figures.percent(job["mfu"]),
-        job["reason"]["message"].partition("\n")[0],
+        (job["warnings"] or [job["reason"]])[0]["message"].partition("\n")[0],
     )
 
 
@@ -173,8 +173,11 @@ def _show_job(job: Document) -> None:
         "MFU": figures.percent(job["mfu"]),
         "peak": figures.amount(job["flops"]["peak_flops_per_second"], "FLOP/s"),
         "goodput": figures.percent(job["goodput"]),
+        **_exchange(job),
         **_course(job),
     }
+    for warned in job["warnings"]:
+        output.say(f"{warned['message']}. What helps: {warned['hint']}")
     width = max(map(len, facts))
     for name, value in facts.items():
         print(f"{name.ljust(width)}  {value}")
@@ -182,6 +185,23 @@ def _show_job(job: Document) -> None:
         digest = pod["digest"]
         held = f"digest {digest['sha256'][:16]} at step {digest['step']}" if digest else "no digest"
         print(f"{pod['name'].ljust(width)}  step {pod['applied_step']}, {held}")
+
+
+def _exchange(job: Document) -> dict[str, str]:
+    """What crossed the link and what it cost; nothing of a job that sent nothing."""
+    if not job["link_bytes"]:
+        return {}
+    ratio = job["compression_ratio"]
+    facts = {
+        "sent": figures.amount(job["link_bytes"], "B")
+        + (f", {ratio:.2f} times less than float32" if ratio and ratio >= 1.01 else "")
+        + f"; {job['link_retries'] or 0} chunks again",
+        "exchange": f"{figures.amount(job['exposed_seconds'], 's')} exposed, "
+        f"{figures.amount(job['hidden_seconds'], 's')} hidden",
+    }
+    if job["residual_norm"] is not None:
+        facts["residual norm"] = f"{job['residual_norm']:.3g}"
+    return facts
 
 
 def _course(job: Document) -> dict[str, str]:

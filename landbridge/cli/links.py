@@ -89,11 +89,12 @@ def _show(document: Document) -> None:
             link["dst"],
             figures.amount(link["bytes"], "B"),
             figures.amount(link["bandwidth_bytes_per_second"], "B/s"),
+            figures.brief(link["rtt_seconds"]),
             str(link["retries"]),
         )
         for link in document["links"]
     ]
-    output.table(("FROM", "TO", "SENT", "WHILE SENDING", "SENT AGAIN"), rows)
+    output.table(("FROM", "TO", "SENT", "WHILE SENDING", "ROUND TRIP", "SENT AGAIN"), rows)
     emulated = [pod for pod in document["pods"] if pod["is_emulated"]]
     if emulated:
         print()

@@ -92,11 +92,16 @@ class Rig:
             await self.loop.ask(event)
 
     async def step(
-        self, job_id: str, *steps: int, loss: float = 2.5, digest: str = "d" * 64
+        self,
+        job_id: str,
+        *steps: int,
+        loss: float = 2.5,
+        digest: str = "d" * 64,
+        exposed: float = 0.05,
     ) -> None:
-        """All pods apply the steps, half a second each."""
+        """All pods apply the steps, half a second each, and wait for the link so long."""
         for host in self.hosts(job_id):
-            await self._apply(job_id, host, steps, loss, digest)
+            await self._apply(job_id, host, steps, loss, digest, exposed)
 
     async def step_apart(self, job_id: str, *steps: int) -> None:
         """All pods apply the steps and come to other bits."""
@@ -104,7 +109,13 @@ class Rig:
             await self._apply(job_id, host, steps, 2.5, host.pod)
 
     async def _apply(
-        self, job_id: str, host: HostRef, steps: tuple[int, ...], loss: float, digest: str
+        self,
+        job_id: str,
+        host: HostRef,
+        steps: tuple[int, ...],
+        loss: float,
+        digest: str,
+        exposed: float = 0.05,
     ) -> None:
         records = tuple(
             StepRecord(
@@ -114,12 +125,14 @@ class Rig:
                 grad_norm=1.0,
                 learning_rate=0.01,
                 seconds=0.5,
-                compute_seconds=0.4,
+                compute_seconds=0.45,
                 exchange_seconds=0.2,
-                exposed_seconds=0.1,
+                exposed_seconds=exposed,
                 data_wait_seconds=0.0,
                 pause_seconds=0.0,
                 link_bytes=1000,
+                float32_bytes=2000,
+                residual_norm=0.25,
                 digest=digest if number % 10 == 0 else "",
             )
             for number in steps
@@ -144,8 +157,10 @@ class Rig:
         host = HostRef(name, index, f"{name}-1")
         await self.loop.ask(events.LinkConditionsReported(host, conditions))
 
-    async def hear(self, src: str, dst: str, sent: int, seconds: float, retries: int) -> None:
-        traffic = {dst: Traffic(sent, seconds, retries)}
+    async def hear(
+        self, src: str, dst: str, sent: int, seconds: float, retries: int, rtt: float = 0.01
+    ) -> None:
+        traffic = {dst: Traffic(sent, seconds, retries, sent / seconds, rtt)}
         await self.loop.ask(events.HostHeard(HostRef(src, 0, f"{src}-1"), traffic))
 
     def assignment(self, job_id: str) -> Assignment:

@@ -1,5 +1,6 @@
 """The emulated link of a fleet that runs: what it does to a job, and what it does not."""
 
+import re
 import time
 
 import pytest
@@ -69,6 +70,44 @@ def test_a_job_outlasts_a_partition_and_ends_in_the_same_bits(emulated, make_spe
     changes = [e for e in client.events(job_id)["events"] if e["kind"] == "link.changed"]
     assert "partitioned" in changes[0]["message"]
     assert changes[1]["data"]["drop_probability"] == 0.01
+
+
+def test_a_link_at_a_hundredth_of_its_speed_slows_a_job_that_says_why(emulated, make_spec):
+    """Steps of 1.2 MB and more than half a second: 10 ms of it on the link, then a second."""
+    client = emulated.client
+    change(client, "pod-0", bandwidth="1Gbit", latency="1ms")
+    train = {"steps": 4000, "sequence_length": 256}
+    job_id = client.submit(make_spec(train=train, exchange={"dtype": "int8"}))["id"]
+    keeps_up = client.wait(job_id, until=lambda job: job["step"] >= 16, timeout=WAIT)
+    assert keeps_up["warnings"] == []
+    change(client, "pod-0", bandwidth="10Mbit", latency="1ms")
+    slow = client.wait(job_id, until=lambda job: job["warnings"] != [], timeout=WAIT)
+    (warned,) = slow["warnings"]
+    assert slow["state"] == "RUNNING" and warned["code"] == "LinkBound"
+    eventually("the rate is known", lambda: 1e6 < rate(client, "pod-0", "pod-1") < 1.3e6)
+    (warned,) = client.job(job_id)["warnings"]
+    words = r"\d+ % of a step waits for the link from pod-0 to pod-1: it carries 1\.\d MB/s, a step"
+    assert re.match(words, warned["message"]), warned["message"]
+    step = client.job(job_id)["step"]
+    slow = client.wait(job_id, until=lambda job: job["step"] >= step + 3, timeout=WAIT)
+    later = client.steps(job_id, after=step)["steps"]
+    assert min(step["seconds"] for step in later) > keeps_up["step_seconds"]["p50"]
+    change(client, "pod-0", bandwidth="1Gbit", latency="1ms")
+    recovered = client.wait(job_id, until=lambda job: job["warnings"] == [], timeout=WAIT)
+    assert (recovered["state"], recovered["attempt"]) == ("RUNNING", 1)
+    kinds = [event["kind"] for event in client.events(job_id)["events"]]
+    assert kinds.index("link.slow") < kinds.index("link.keeps_up")
+    assert recovered["compression_ratio"] == pytest.approx(3.94, rel=0.01)
+    assert recovered["residual_norm"] > 0.0 and recovered["hidden_seconds"] > 0.0
+    assert all(link["rtt_seconds"] >= 0.002 for link in client.links()["links"])
+    client.cancel(job_id)
+    client.wait(job_id, timeout=WAIT)
+    client.wait_for_pods(2, timeout=WAIT)
+
+
+def rate(client, src: str, dst: str) -> float:
+    found = [link for link in client.links()["links"] if (link["src"], link["dst"]) == (src, dst)]
+    return found[0]["bandwidth_bytes_per_second"]
 
 
 def test_cancel_during_a_partition_frees_the_pods_as_ever(emulated, make_spec):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from controller.core import events
 from controller.core.batch import BatchPhase
-from controller.core.cluster import HostRef
+from controller.core.cluster import HostRef, Traffic
 from controller.core.spikes import SpikePolicy
 from tests.controller.core.world import World, attached, inventory, record, ref
 
@@ -207,6 +207,25 @@ def a_spike_is_met_by_going_back_and_skipping_ahead(world: World) -> None:
     _save(world, 40)
 
 
+def a_slow_link_is_named_until_it_keeps_up_again(world: World) -> None:
+    """The job goes on all the while."""
+    _two_pods(world)
+    world.start(steps=100)
+    slow, fast = Traffic(10, 1.0, 0, 0.4e6, 0.05), Traffic(20, 1.1, 0, 40e6, 0.001)
+    _train(world, range(1, 5), exposed_seconds=0.01, link_bytes=4_000_000)
+    world.happens(events.HostHeard(ref("pod-0"), {"pod-1": slow}))
+    _train(world, range(5, 12), seconds=5.0, exposed_seconds=4.5, link_bytes=4_000_000)
+    world.happens(events.HostHeard(ref("pod-0"), {"pod-1": fast}))
+    _train(world, range(12, 26), exposed_seconds=0.01, link_bytes=4_000_000)
+
+
+def _train(world: World, steps: range, *, seconds: float = 0.5, **fields: object) -> None:
+    for number in steps:
+        world.now += seconds
+        for host in world.hosts():
+            world.apply(host, (number,), time=world.now, seconds=seconds, **fields)
+
+
 def _save(world: World, step: int) -> None:
     hosts = world.hosts()
     for host in hosts:
@@ -320,6 +339,7 @@ HISTORIES: Mapping[str, Callable[[World], None]] = {
         pods_that_hold_other_bits_fail_the_job,
         data_that_is_short_ends_a_job_and_data_that_differs_fails_it,
         a_spike_is_met_by_going_back_and_skipping_ahead,
+        a_slow_link_is_named_until_it_keeps_up_again,
         a_new_process_takes_the_place_of_the_old,
         a_restarted_controller_takes_up_its_jobs,
         a_controller_restarted_during_a_cancel_finishes_it,

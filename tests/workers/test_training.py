@@ -178,6 +178,27 @@ def test_encoded_gradients_take_fewer_bytes(program, dtype, least):
     assert (GRADIENTS + METRICS) / record.link_bytes > least
 
 
+def test_a_float32_exchange_takes_what_it_must_and_carries_nothing_on(program):
+    for num_pods in (2, 4):
+        for first, *_ in run_gang(program, num_pods, steps=1):
+            least = 2 * (num_pods - 1) / num_pods * (GRADIENTS + METRICS)
+            assert first.float32_bytes == pytest.approx(least, abs=1)
+            assert first.link_bytes / first.float32_bytes == pytest.approx(1.0, rel=0.01)
+            assert first.residual_norm is None
+
+
+@pytest.mark.parametrize("num_pods", [2, 3])
+def test_what_encoding_lost_is_told_as_a_norm(program, num_pods):
+    rule = ExchangeRule(dtype="bfloat16")
+    for records in run_gang(program, num_pods, rule, steps=2):
+        # Half of the last of 8 bits at most: 2^-9 of a number, and the norm of all of them.
+        assert all(0.0 < record.residual_norm < 1.0 for record in records)
+        assert records[0].residual_norm != records[1].residual_norm
+    forgetful = ExchangeRule(dtype="bfloat16", error_feedback=False)
+    (record,), *_ = run_gang(program, num_pods, forgetful, steps=1)
+    assert record.residual_norm is None
+
+
 @pytest.mark.parametrize("num_pods", [3, 4])
 def test_sums_that_need_not_be_reproducible_agree_within_the_gang(program, alone, num_pods):
     rule = ExchangeRule(reproducible=False)

@@ -60,7 +60,13 @@ class Traffic:
 
     sent_bytes: int = 0
     sending_seconds: float = 0.0
+    """In which any of it was under way."""
     retries: int = 0
+    """Frames sent again."""
+    rate_bytes_per_second: float | None = None
+    """Lately, while sending; None before anything was sent."""
+    rtt_seconds: float | None = None
+    """Of a small message there and back, lately; None where it is not known."""
 
 
 class ExchangeError(Exception):

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import grpc
@@ -24,6 +24,7 @@ from workers.exchange.emulator import LinkEmulator
 from workers.exchange.frames import cut
 from workers.exchange.inbox import DroppedChunks, Inbox
 from workers.exchange.outbox import Outbox
+from workers.exchange.round_trips import RoundTrips
 from workers.exchange.sender import STALL_SECONDS, Link, PeerAddress, PeerFlows
 from workers.exchange.service import LinkServicer, add_to_server
 
@@ -41,6 +42,8 @@ _DRAIN_SECONDS = 10.0
 @dataclass
 class _Sending:
     outbox: Outbox
+    # pod -> host:port
+    addresses: Mapping[str, str]
     flows: list[PeerFlows] = field(default_factory=list)
 
     def cancel(self) -> None:
@@ -71,6 +74,7 @@ class GrpcExchange:
         when the address cannot be bound."""
         self._inbox = Inbox()
         self._link = Link(emulator, join_token, num_flows, stall_seconds)
+        self._round_trips = RoundTrips(emulator, join_token)
         self._agreement = agreement
         self._lock = threading.Lock()
         self._sending: dict[tuple[str, int], _Sending] = {}
@@ -83,12 +87,14 @@ class GrpcExchange:
     def join(self, membership: Membership) -> None:
         job, generation = membership.job, membership.generation
         self._inbox.join(membership)
-        sending = _Sending(Outbox(membership.peers, self._link.num_flows))
+        addresses = {membership.peer_names[m]: at for m, at in membership.peers.items()}
+        sending = _Sending(Outbox(membership.peers, self._link.num_flows), addresses)
         sending.flows.extend(self._open_flows(membership, sending.outbox))
         with self._lock:
             earlier = [at for at in self._sending if at[0] == job]
             superseded = [self._sending.pop(at) for at in earlier]
             self._sending[job, generation] = sending
+        self._watch_peers()
         for old in superseded:
             old.cancel()
             self._drain(old)
@@ -125,12 +131,17 @@ class GrpcExchange:
         self._inbox.leave(job, generation)
         with self._lock:
             sending = self._sending.pop((job, generation), None)
+        self._watch_peers()
         if sending is not None:
             sending.outbox.finish()
             self._drain(sending)
 
     def traffic(self) -> Mapping[str, Traffic]:
-        return self._link.meter.snapshot()
+        round_trips = self._round_trips.seconds()
+        return {
+            pod: replace(traffic, rtt_seconds=round_trips.get(pod))
+            for pod, traffic in self._link.meter.snapshot().items()
+        }
 
     def dropped(self) -> DroppedChunks:
         """Chunks that arrived and were not taken, since the exchange was opened."""
@@ -146,6 +157,7 @@ class GrpcExchange:
         with self._lock:
             open_generations = list(self._sending.items())
             self._sending.clear()
+        self._round_trips.close()
         for (job, generation), sending in open_generations:
             self._inbox.abort(job, generation, "the exchange is closed")
             sending.cancel()
@@ -161,7 +173,9 @@ class GrpcExchange:
         server = grpc.server(
             self._handlers, options=SERVER_OPTIONS, maximum_concurrent_rpcs=_MAX_CALLS
         )
-        add_to_server(LinkServicer(self._inbox, self._agreement, self._link.join_token), server)
+        link = self._link
+        servicer = LinkServicer(self._inbox, self._agreement, link.join_token, link.emulator)
+        add_to_server(servicer, server)
         status = health.HealthServicer()
         for service in ("", link_pb2.DESCRIPTOR.services_by_name["LinkService"].full_name):
             status.set(service, health_pb2.HealthCheckResponse.SERVING)
@@ -180,6 +194,11 @@ class GrpcExchange:
             )
             for member, address in membership.peers.items()
         ]
+
+    def _watch_peers(self) -> None:
+        with self._lock:
+            sendings = list(self._sending.values())
+        self._round_trips.watch({pod: at for s in sendings for pod, at in s.addresses.items()})
 
     def _drain(self, sending: _Sending) -> None:
         thread = threading.Thread(target=self._drain_and_forget, args=(sending,), daemon=True)

@@ -16,11 +16,11 @@ from typing import Any
 import grpc
 
 from protos import link_pb2
-from workers.exchange.base import Traffic
 from workers.exchange.channel import CLIENT_OPTIONS, TOKEN_KEY
 from workers.exchange.emulator import Flow as EmulatedFlow
 from workers.exchange.emulator import LinkEmulator
 from workers.exchange.outbox import Offered, Outbox
+from workers.exchange.traffic import TrafficMeter
 
 _SERVICE = link_pb2.DESCRIPTOR.services_by_name["LinkService"].full_name
 
@@ -34,25 +34,6 @@ _MAX_RECONNECTS_PER_STEP = 2
 STALL_SECONDS = 5.0
 # How often a flow that has nothing to send looks after the others.
 _WATCH_SECONDS = 1.0
-
-
-class TrafficMeter:
-    """Cumulative traffic by pod, over all generations of all jobs."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._by_pod: dict[str, Traffic] = {}
-
-    def add(self, pod: str, *, sent: int = 0, seconds: float = 0.0, retries: int = 0) -> None:
-        with self._lock:
-            old = self._by_pod.get(pod, Traffic())
-            self._by_pod[pod] = Traffic(
-                old.sent_bytes + sent, old.sending_seconds + seconds, old.retries + retries
-            )
-
-    def snapshot(self) -> dict[str, Traffic]:
-        with self._lock:
-            return dict(self._by_pod)
 
 
 @dataclass(frozen=True)
@@ -186,11 +167,12 @@ class _Flow:
 
     def _open(self, wait_for_ready: bool) -> None:
         member = self._peer.member_index
+        self._link.meter.end(self._peer.pod, (self, self._stream), None)
         stream, num_resent = self._outbox.open_stream(member, self._number, self._newest_step())
         self._stream = stream
         self.handing_over_since = None
         if num_resent:
-            self._link.meter.add(self._peer.pod, retries=num_resent)
+            self._link.meter.add_retries(self._peer.pod, num_resent)
         send = self._channel.stream_unary(
             f"/{_SERVICE}/Send",
             request_serializer=None,
@@ -212,12 +194,13 @@ class _Flow:
         while True:
             offered = self._outbox.take(*at, timeout=watch)
             if offered is not None:
+                self._link.meter.begin(self._peer.pod, (self, stream))
                 if emulated is not None and not self._travel(offered, stream, emulated):
                     return
                 # gRPC asks for the next frame when flow control has let this one go.
-                started = self.handing_over_since = time.monotonic()
+                self.handing_over_since = time.monotonic()
                 yield offered.frame.wire
-                self._handed_over(offered, stream, started)
+                self._handed_over(offered, stream)
             elif not self._outbox.is_open(*at):
                 return
             self._look_after_others(self)
@@ -226,16 +209,14 @@ class _Flow:
         """Wait out the emulated link; False when the stream is over before."""
         passage = emulated.offer(offered.frame.payload_bytes, offered.at, time.monotonic())
         if passage.losses:
-            self._link.meter.add(self._peer.pod, retries=passage.losses)
+            self._link.meter.add_retries(self._peer.pod, passage.losses)
         member = self._peer.member_index
         return self._outbox.pause(member, self._number, stream, passage.arrival)
 
-    def _handed_over(self, offered: Offered, stream: int, started: float) -> None:
-        now = time.monotonic()
+    def _handed_over(self, offered: Offered, stream: int) -> None:
         if stream == self._stream:
-            self.handing_over_since, self.last_progress = None, now
-        seconds = now - started
-        self._link.meter.add(self._peer.pod, sent=offered.frame.payload_bytes, seconds=seconds)
+            self.handing_over_since, self.last_progress = None, time.monotonic()
+        self._link.meter.end(self._peer.pod, (self, stream), offered.frame.payload_bytes)
 
     def _on_done(self, call: Any, stream: int) -> None:
         code = call.code()
@@ -243,6 +224,7 @@ class _Flow:
         with self._lock:
             if stream != self._stream:
                 return
+            self._link.meter.end(self._peer.pod, (self, stream), None)
             if self._outbox.is_cancelled or (
                 code is grpc.StatusCode.OK and self._outbox.is_finished
             ):

@@ -9,15 +9,25 @@ from protos import link_pb2
 from workers.exchange.agreement import StepAgreement
 from workers.exchange.base import StepKey
 from workers.exchange.channel import TOKEN_KEY
+from workers.exchange.emulator import LinkEmulator
 from workers.exchange.frames import read
 from workers.exchange.inbox import ArrivedChunk, CorruptChunk, Inbox, MalformedChunk
+from workers.exchange.round_trips import Crossing
 
 
 class LinkServicer:
-    def __init__(self, inbox: Inbox, agreement: StepAgreement | None, join_token: str = "") -> None:
+    def __init__(
+        self,
+        inbox: Inbox,
+        agreement: StepAgreement | None,
+        join_token: str = "",
+        emulator: LinkEmulator | None = None,
+    ) -> None:
+        """Answers to probes go over the emulated link, if there is one."""
         self._inbox = inbox
         self._agreement = agreement
         self._join_token = join_token.encode()
+        self._crossing = Crossing(emulator)
 
     def Send(
         self, request_iterator: Iterator[bytes], context: grpc.ServicerContext
@@ -53,6 +63,14 @@ class LinkServicer:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         return link_pb2.AgreeStepResponse(apply=answer.apply, leave=answer.leave)
 
+    def Probe(
+        self, _request: link_pb2.ProbeRequest, context: grpc.ServicerContext
+    ) -> link_pb2.ProbeResponse:
+        self._admit(context)
+        context.add_callback(self._crossing.wake)
+        self._crossing.wait(context.is_active)
+        return link_pb2.ProbeResponse()
+
     def _admit(self, context: grpc.ServicerContext) -> None:
         """Gradients are taken from hosts of the fleet only."""
         shown = dict(context.invocation_metadata()).get(TOKEN_KEY, "")
@@ -74,6 +92,11 @@ def add_to_server(servicer: LinkServicer, server: grpc.Server) -> None:
             servicer.AgreeStep,
             request_deserializer=link_pb2.AgreeStepRequest.FromString,
             response_serializer=link_pb2.AgreeStepResponse.SerializeToString,
+        ),
+        "Probe": grpc.unary_unary_rpc_method_handler(
+            servicer.Probe,
+            request_deserializer=link_pb2.ProbeRequest.FromString,
+            response_serializer=link_pb2.ProbeResponse.SerializeToString,
         ),
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(full_name, handlers),))

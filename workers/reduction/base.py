@@ -56,6 +56,13 @@ class Gang:
     """Whose nodes of the slot tree are which at a step, by member."""
 
     @property
+    def float32_bytes(self) -> int:
+        """The least that this host sends to its peers for a step in float32: 2(P-1)/P of what it
+        holds of the gradients."""
+        once = sum(layout.payload.num_bytes for layout in self.segments)
+        return 2 * (self.num_members - 1) * once // self.num_members
+
+    @property
     def peers(self) -> list[int]:
         """All members but this one."""
         return [index for index in range(self.num_members) if index != self.member_index]
@@ -120,6 +127,11 @@ class Reduction(Protocol):
 
     def link_bytes(self, step: int) -> int:
         """What this host sends to its peers for a step."""
+        ...
+
+    def residual_squares(self) -> Sequence[jax.Array]:
+        """Numbers whose sum is the squared norm of what encoding lost so far and is carried on;
+        none where nothing is."""
         ...
 
     def close(self) -> None:

@@ -182,6 +182,14 @@ class EncodedReduction:
             sent += num_peers * (rows * (2 if self._shares_out else 1) + exact.num_bytes)
         return sent
 
+    def residual_squares(self) -> list[jax.Array]:
+        if not self._rule.error_feedback:
+            return []
+        on_device: dict[Any, list[jax.Array]] = {}
+        for residual in self._residuals.values():
+            on_device.setdefault(residual.device, []).append(residual)
+        return [_sum_of_squares(residuals) for residuals in on_device.values()]
+
     def close(self) -> None:
         self._sender.shutdown()
         self._adder.shutdown()
@@ -268,6 +276,11 @@ class _Rows:
 
     encoded: list[np.ndarray]
     exact: Mapping[int, memoryview]
+
+
+@jax.jit
+def _sum_of_squares(arrays: list[jax.Array]) -> jax.Array:
+    return sum((jnp.vdot(array, array) for array in arrays), start=jnp.float32(0.0))
 
 
 def _key(numbers: jax.Array) -> jax.Array:

@@ -62,6 +62,9 @@ class ScatteredReduction:
             num_bytes += parts[gang.member_index].num_bytes * len(gang.peers)
         return num_bytes
 
+    def residual_squares(self) -> list[jax.Array]:
+        return []
+
     def close(self) -> None:
         self._sender.shutdown()
         self._adder.shutdown()

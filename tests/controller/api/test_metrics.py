@@ -35,6 +35,12 @@ WITH_A_JOB = {
     "landbridge_job_last_step_timestamp_seconds",
     "landbridge_job_attempts",
     "landbridge_link_exposed_seconds",
+    "landbridge_link_hidden_seconds",
+    "landbridge_job_link_bytes",
+    "landbridge_job_link_retries",
+    "landbridge_job_compression_ratio",
+    "landbridge_job_residual_norm",
+    "landbridge_job_exposed_ratio",
 }
 WITH_PODS = {
     "landbridge_pod_up",
@@ -43,6 +49,8 @@ WITH_PODS = {
     "landbridge_link_bytes",
     "landbridge_link_bandwidth_bytes_per_second",
     "landbridge_link_retries",
+    "landbridge_link_rtt_seconds",
+    "landbridge_link_sending_seconds",
 }
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -94,6 +102,14 @@ async def test_values(controller: Rig) -> None:
     assert samples["landbridge_link_bytes_total", link] == 1000
     assert samples["landbridge_link_bandwidth_bytes_per_second", link] == 500
     assert samples["landbridge_link_retries_total", link] == 1
+    assert samples["landbridge_link_rtt_seconds", link] == 0.01
+    assert samples["landbridge_link_sending_seconds_total", link] == 2.0
+    assert samples["landbridge_link_hidden_seconds_total", job] == pytest.approx(1.5)
+    assert samples["landbridge_job_link_retries_total", job] == 1
+    assert samples["landbridge_job_link_bytes_total", job] == 20_000
+    assert samples["landbridge_job_compression_ratio", job] == 2.0
+    assert samples["landbridge_job_residual_norm", job] == 0.25
+    assert samples["landbridge_job_exposed_ratio", job] == pytest.approx(0.1, rel=0.2)
     assert samples["landbridge_jobs", (("queue", "default"), ("state", "RUNNING"))] == 1
     assert samples["landbridge_jobs", (("queue", "default"), ("state", "FAILED"))] == 0
 

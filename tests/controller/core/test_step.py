@@ -60,7 +60,10 @@ def test_newest_digest_stays_while_steps_without_one_pass() -> None:
 
 
 def test_merged_step_lasts_from_the_last_end_to_the_last_end() -> None:
-    fast = [record(1, time=100.0, seconds=1.0), record(2, time=101.0, seconds=1.0)]
+    fast = [
+        record(1, time=100.0, seconds=1.0, exposed_seconds=0.75),
+        record(2, time=101.0, seconds=1.0, exposed_seconds=0.75),
+    ]
     slow = [
         record(1, time=100.5, seconds=1.5),
         record(2, time=102.0, seconds=1.5, exposed_seconds=0.25, data_wait_seconds=0.5),
@@ -76,10 +79,46 @@ def test_merged_step_lasts_from_the_last_end_to_the_last_end() -> None:
     assert progress.totals.seconds == 3.0 and progress.totals.link_bytes == 400
 
 
+def test_waiting_for_a_slower_pod_is_not_waiting_for_the_link() -> None:
+    """The slow one is never waited for at its own end; what it waits is the link's."""
+    progress = _report(
+        step.begin(9, ["a", "b"]), "a", 1, exposed_seconds=0.4, exchange_seconds=0.45
+    )
+    progress, (merged,) = step.report(
+        progress, "b", [record(1, exposed_seconds=0.1, exchange_seconds=0.3)]
+    )
+    assert (merged.record.exposed_seconds, merged.record.exchange_seconds) == (0.1, 0.3)
+    assert merged.record.compute_seconds == pytest.approx(0.4)
+    assert progress.totals.hidden_seconds == pytest.approx(0.2)
+
+
+def test_an_exchange_that_is_all_exposed_hides_nothing() -> None:
+    progress = _report(step.begin(9, ["a"]), "a", 1, exposed_seconds=0.3, exchange_seconds=0.2)
+    assert progress.totals.hidden_seconds == 0.0
+
+
+def test_compression_is_what_float32_takes_over_what_was_sent() -> None:
+    assert step.begin(9, ["a"]).compression_ratio is None
+    progress = _report(step.begin(9, ["a"]), "a", 1, 2, link_bytes=50, float32_bytes=200)
+    assert progress.compression_ratio == 4.0
+    unknown = _report(step.begin(9, ["a"]), "a", 1, link_bytes=50, float32_bytes=0)
+    assert unknown.compression_ratio is None
+
+
+def test_the_newest_residual_norm_of_the_pod_with_the_largest_stays() -> None:
+    progress = step.begin(9, ["a", "b"])
+    progress = _report(progress, "a", 1, residual_norm=1.0)
+    progress = _report(progress, "b", 1, residual_norm=2.0)
+    assert progress.residual_norm == 2.0
+    progress = _report(_report(progress, "a", 2), "b", 2)
+    assert progress.residual_norm == 2.0
+
+
 def test_merged_step_waits_no_longer_than_it_lasts() -> None:
-    """The slowest pod of a step may have been slow because it began early."""
+    """The pod whose word counts may have been slow because it began early."""
     early = [record(1, time=100.0), record(2, time=100.6, seconds=9.0, exposed_seconds=5.0)]
-    other = [record(1, time=100.5), record(2, time=100.5, data_wait_seconds=3.0)]
+    waits = {"exposed_seconds": 6.0, "data_wait_seconds": 3.0}
+    other = [record(1, time=100.5), record(2, time=100.5, **waits)]
     progress, _ = step.report(step.begin(9, ["a", "b"]), "a", early)
     _, (_, second) = step.report(progress, "b", other)
     merged = second.record

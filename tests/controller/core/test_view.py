@@ -26,6 +26,8 @@ MORE_JOB_FIELDS = {
     "checkpoints",
     *("admitted_at", "bundle", "eta_seconds", "exposed_seconds", "link_bytes", "loss_is_finite"),
     "parameters",
+    *("compression_ratio", "float32_bytes", "hidden_seconds", "link_retries", "residual_norm"),
+    "warnings",
     *("data", "evaluation", "rewinds", "skipped"),
 }
 
@@ -33,6 +35,7 @@ STEP_FIELDS = {
     *("step", "time", "generation", "loss", "grad_norm", "learning_rate", "tokens", "seconds"),
     *("compute_seconds", "exchange_seconds", "exposed_seconds", "data_wait_seconds", "mfu"),
     *("link_bytes", "digests", "pause_seconds", "batch_tokens"),
+    *("float32_bytes", "hidden_seconds", "residual_norm"),
 }
 
 
@@ -188,7 +191,8 @@ def test_links_sum_the_hosts_of_a_pod_by_direction() -> None:
     world.pod_joins("pod-0", hosts=2)
     world.pod_joins("pod-1")
     for index in (0, 1):
-        world.happens(events.HostHeard(ref("pod-0", index), {"pod-1": Traffic(500, 0.5, index)}))
+        traffic = Traffic(500, 0.5, index, 400.0, 0.01 * (1 + index))
+        world.happens(events.HostHeard(ref("pod-0", index), {"pod-1": traffic}))
     world.happens(events.HostHeard(ref("pod-1"), {"pod-0": Traffic(7, 0.0, 0)}))
     assert view.link_documents(world.state) == [
         {
@@ -196,7 +200,8 @@ def test_links_sum_the_hosts_of_a_pod_by_direction() -> None:
             "dst": "pod-1",
             "bytes": 1000,
             "sending_seconds": 1.0,
-            "bandwidth_bytes_per_second": 1000.0,
+            "bandwidth_bytes_per_second": 800.0,
+            "rtt_seconds": 0.02,
             "retries": 1,
         },
         {
@@ -205,6 +210,7 @@ def test_links_sum_the_hosts_of_a_pod_by_direction() -> None:
             "bytes": 7,
             "sending_seconds": 0.0,
             "bandwidth_bytes_per_second": None,
+            "rtt_seconds": None,
             "retries": 0,
         },
     ]
@@ -281,6 +287,8 @@ def test_what_is_planned_of_a_last_epoch_follows_what_was_seen_of_it() -> None:
 def test_documents_written_before_a_field_was_there_have_it_empty() -> None:
     document = _document(_trained())
     later = {"checkpoints", "data", "evaluation", "rewinds", "skipped"}
+    later |= {"compression_ratio", "float32_bytes", "hidden_seconds", "link_retries"}
+    later |= {"residual_norm", "warnings"}
     old = {name: value for name, value in document.items() if name not in later}
     completed = view.completed(old)
     assert set(completed) == set(document)

@@ -78,12 +78,13 @@ def record(step: int, **fields: Any) -> StepRecord:
             "grad_norm": 1.0,
             "learning_rate": 0.01,
             "seconds": 0.5,
-            "compute_seconds": 0.4,
+            "compute_seconds": 0.45,
             "exchange_seconds": 0.2,
-            "exposed_seconds": 0.1,
+            "exposed_seconds": 0.05,
             "data_wait_seconds": 0.0,
             "pause_seconds": 0.0,
             "link_bytes": 100,
+            "float32_bytes": 200,
             **fields,
         }
     )

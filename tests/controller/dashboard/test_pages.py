@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from controller.core.link import LinkConditions
 from controller.dashboard import FOLDER, figures
 from tests.controller.dashboard.reading import page
 from tests.controller.rig import Rig, spec
@@ -54,6 +55,23 @@ async def test_a_job_page_shows_lockstep_time_and_events(controller: Rig) -> Non
         assert words in shown.text, words
     assert "<b>research</b>" in shown.text  # as text: it came out of the parser as data
     assert f"landbridge job {job_id}" in shown.text
+
+
+async def test_a_job_page_shows_what_the_link_costs_and_says_when_it_is_slow(
+    controller: Rig,
+) -> None:
+    job_id = await trained(controller)
+    await controller.hear("pod-0", "pod-1", 1_000_000, 0.5, 3, rtt=0.0125)
+    await controller.emulate("pod-0", LinkConditions(bandwidth_bytes_per_second=2e6))
+    shown = await page(controller, f"/jobs/{job_id}")
+    for words in ("2.00 \u00d7compression", "0.25residual norm", "3 chunks again", "1.5 shidden"):
+        assert words in shown.text, words
+    assert "pod-0pod-11 MB2 MB/s12 ms3bandwidth 16Mbit" in shown.text
+    assert "What helps" not in shown.text
+    await controller.step(job_id, *range(11, 20), exposed=0.3)
+    shown = await page(controller, f"/jobs/{job_id}")
+    assert "of a step waits for the link from pod-0 to pod-1: it carries 2.0 MB/s" in shown.text
+    assert "What helps: exchange.dtype: bfloat16 or int8" in shown.text
 
 
 async def test_a_job_page_shows_its_data_and_what_held_out_text_says(controller: Rig) -> None:

@@ -60,7 +60,13 @@ EVENTS = {
     "heartbeat": pb.HostEvent(
         heartbeat=pb.Heartbeat(
             link_traffic=[
-                pb.LinkTraffic(peer_pod="pod-0", sent_bytes=9, sending_seconds=0.5, retries=2)
+                pb.LinkTraffic(
+                    peer_pod="pod-0",
+                    sent_bytes=9,
+                    sending_seconds=0.5,
+                    retries=2,
+                    rate_bytes_per_second=18.0,
+                )
             ]
         )
     ),
@@ -191,7 +197,7 @@ def test_every_phase_has_a_word(phase: pb.Phase) -> None:
 
 def test_heartbeat_brings_traffic_by_peer() -> None:
     event = codec.decode_event(HOST, EVENTS["heartbeat"])
-    assert event == events.HostHeard(HOST, {"pod-0": Traffic(9, 0.5, 2)})
+    assert event == events.HostHeard(HOST, {"pod-0": Traffic(9, 0.5, 2, 18.0, None)})
 
 
 def test_reports_of_a_job_carry_its_generation() -> None:

@@ -1,0 +1,122 @@
+"""What the link costs a job: how much of its steps waits for it, and the sentence that says so."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Mapping
+
+from controller.core.cluster import Pod
+from controller.core.exchange import ExchangeRule
+from controller.core.job import Job, JobState
+from controller.core.step import Progress
+
+BOUND_SHARE = 0.2
+"""Of a step that may wait for the link before people are told."""
+
+FREE_SHARE = 0.15
+"""Below which they are told that it is over; apart, so that a share between them says nothing."""
+
+JUDGED_STEPS = 12
+"""The last ones, so that a link that keeps up again is not blamed for long."""
+
+FEWEST_STEPS = 4
+"""Before that nothing is said."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Warned:
+    """Something that people should know of a job that runs, and what to do about it."""
+
+    code: str
+    message: str
+    hint: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Link:
+    src: str
+    dst: str
+    rate: float
+    rtt: float | None
+
+
+def share(progress: Progress) -> float | None:
+    """What waited for the link of the median of the last steps; None before there are enough. A
+    median, since a first step that waits for a compiler, or one for a disk, is not the link's."""
+    judged = [record for record in progress.recent[-JUDGED_STEPS:] if record.seconds > 0]
+    if len(judged) < FEWEST_STEPS:
+        return None
+    return statistics.median(record.exposed_seconds / record.seconds for record in judged)
+
+
+def waits(progress: Progress) -> bool:
+    """Whether the link is what holds the job up now."""
+    exposed = share(progress)
+    if exposed is None:
+        return progress.waits_for_link
+    return exposed > (FREE_SHARE if progress.waits_for_link else BOUND_SHARE)
+
+
+def warnings(job: Job, pods: Mapping[str, Pod]) -> list[Warned]:
+    """What holds the job up, most first; none of a job that does not run."""
+    progress = job.progress
+    if job.state is not JobState.RUNNING or progress is None or not progress.waits_for_link:
+        return []
+    return [Warned("LinkBound", sentence(progress, job.gang, pods), _hint(job.spec.exchange))]
+
+
+def sentence(progress: Progress, gang: tuple[str, ...], pods: Mapping[str, Pod]) -> str:
+    """How much of a step waits, for which link, and what that carries and is to carry."""
+    waited = f"{100 * (share(progress) or 0.0):.0f} % of a step waits for"
+    num_links = len(gang) * (len(gang) - 1)
+    lead_bytes = statistics.fmean([r.link_bytes for r in progress.recent[-JUDGED_STEPS:]] or [0])
+    slowest = _slowest_link(gang, pods)
+    if slowest is None:
+        return f"{waited} the link; the lead hosts send {_amount(lead_bytes)}B a step"
+    # Every host of a pod sends as much as its lead.
+    sent = lead_bytes / num_links * pods[slowest.src].num_hosts
+    text = (
+        f"{waited} the link from {slowest.src} to {slowest.dst}: "
+        f"it carries {_amount(slowest.rate)}B/s, a step sends {_amount(sent)}B"
+    )
+    if slowest.rtt is None:
+        return text
+    return f"{text}; there and back takes {_duration(slowest.rtt)}"
+
+
+def _slowest_link(gang: tuple[str, ...], pods: Mapping[str, Pod]) -> _Link | None:
+    """Of those whose rate is known."""
+    found = [
+        _Link(src, dst, traffic.rate_bytes_per_second, traffic.rtt_seconds)
+        for src in gang
+        if src in pods
+        for dst, traffic in pods[src].traffic.items()
+        if dst in gang and traffic.rate_bytes_per_second is not None
+    ]
+    return min(found, key=lambda link: link.rate, default=None)
+
+
+def _hint(rule: ExchangeRule) -> str:
+    ways = []
+    if not rule.overlap:
+        ways.append("exchange.overlap: true, which sends while it computes")
+    if rule.dtype == "float32":
+        ways.append("exchange.dtype: bfloat16 or int8, a half or a quarter of the bytes")
+    elif rule.dtype == "bfloat16":
+        ways.append("exchange.dtype: int8, half of the bytes")
+    ways += ["exchange.mode: streaming_diloco, which exchanges less often", "a faster link"]
+    return "; ".join(ways)
+
+
+def _amount(value: float) -> str:
+    """Two digits at least and a decimal prefix, without its unit: `1.2 M`."""
+    for size, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            scaled = value / size
+            return f"{scaled:.1f} {prefix}" if scaled < 10 else f"{scaled:.0f} {prefix}"
+    return f"{value:.0f} "
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds >= 1 else f"{1000 * seconds:.1f} ms"
