@@ -23,6 +23,7 @@ import numpy as np
 from workers.exchange.agreement import PodAgreement
 from workers.exchange.base import ExchangeAborted, GradientExchange, StepKey
 from workers.exchange.tree import Node, SlotFold, maximal_subtrees
+from workers.member_state import MemberArray
 from workers.orders import BatchPhase, JobOrder, StepRecord
 from workers.payload import Payload
 from workers.program import Group, Program, Segment
@@ -95,6 +96,11 @@ def _sha256(lanes: jax.Array) -> bytes:
     return hashlib.sha256(np.asarray(lanes).tobytes()).digest()
 
 
+def member_arrays(order: JobOrder, program: Program) -> dict[str, MemberArray]:
+    """What a training may be given of a checkpoint as its member's own state, by name."""
+    return {}
+
+
 class Training:
     """State and step of one generation. Used by the executor's thread only."""
 
@@ -107,10 +113,12 @@ class Training:
         agreement: PodAgreement,
         restored: Mapping[str, jax.Array] | None = None,
         target_steps: int | None = None,
+        member_state: Mapping[str, jax.Array] | None = None,
     ) -> None:
         """`target_steps` are those the data lasts for, when they are fewer than the order's.
         `restored` is the state to start from, by the names of Program.state_buffers; without it,
-        the state is initialised from the order's seed."""
+        the state is initialised from the order's seed. `member_state` is what is restored of this
+        member alone, some or all of the names of member_arrays(); what is missing begins anew."""
         self._order = order
         self._program = program
         self._batches = batches
@@ -161,8 +169,15 @@ class Training:
         """The state by the names of Program.state_buffers."""
         return dict(zip(self._program.state_buffers, self.state, strict=True))
 
+    def member_state(self) -> dict[str, jax.Array]:
+        """What this member has for itself after the last applied step, by name: copies, which
+        nothing that training does later changes or donates, and may be in the making. The same
+        names at all members of a gang, and at every save of one."""
+        return {}
+
     def state_sha256(self) -> bytes:
-        """Digest of the state; empty when the program has none. Waits for the devices."""
+        """Digest of the state that all members hold alike; empty when the program has none. Waits
+        for the devices."""
         if "digest" not in self._program.components:
             return b""
         lanes = self._run("digest", self._params, self._optimizer)[0][0]
