@@ -144,7 +144,7 @@ def _restored(order: JobOrder, place: CheckpointPlace, program: Program) -> Rest
     wanted = {name: buffer.struct for name, buffer in program.state_buffers.items()}
     manifest, state = restore(folder, wanted)
     index, num_members = order.member_index, len(order.members)
-    own = restore_member_state(folder, manifest, member_arrays(order, program), index, num_members)
+    own = restore_member_state(folder, manifest, member_arrays(program), index, num_members)
     return Restored(manifest, state, own)
 
 
