@@ -68,8 +68,10 @@ def run(*, quick: bool) -> table.Result:
                 compiled = _compiled_bytes(bare)
                 outcomes = [_outcome(client, bare, steps) for _ in range(runs)]
             links = client.links()["links"]
+            lossy = _lossy_checkpoint(client)
     rows = [*_memory_rows(outcomes[0].plan["bytes_per_device"], compiled, resident)]
     rows += _job_rows(outcomes, min(link["bandwidth_bytes_per_second"] for link in links))
+    rows.append(lossy)
     title = (
         f"Plan: palm-tiny on {PODS} pods of {SLOTS_OF_A_POD} slots, a link of {LINK}; "
         "ratio is planned / measured"
@@ -101,6 +103,15 @@ def _outcome(client: Client, bare: BareLoop, steps: int) -> Outcome:
         client.steps(job["id"], after=_WARM_UP_STEPS, limit=1000)["steps"],
         job["checkpoints"][-1]["num_bytes"],
     )
+
+
+def _lossy_checkpoint(client: Client) -> table.Row:
+    """A checkpoint that has what encoding lost."""
+    spec = {**_spec(_WARM_UP_STEPS), "exchange": {"dtype": "int8"}}
+    written = jobs.succeeded(client, spec)["checkpoints"][-1]["num_bytes"]
+    planned = client.plan(spec)["checkpoint_bytes"]
+    case = "checkpoint, int8 with error feedback"
+    return _row(case, "MB", [planned / 1e6], [written / 1e6], CHECKPOINT_WITHIN)
 
 
 def _compiled_bytes(bare: BareLoop) -> dict[str, int]:

@@ -50,7 +50,11 @@ def manifest(program: Program, platform: str) -> dict[str, Any]:
         },
         "slot": [_call_entry(call) for call in program.slot],
         "segments": [
-            {"groups": list(segment.groups), "accumulate": segment.accumulate}
+            {
+                "groups": list(segment.groups),
+                "accumulate": segment.accumulate,
+                "first": segment.first,
+            }
             for segment in program.segments
         ],
         **{fact: program.facts.get(fact) for fact in _FACTS},

@@ -40,16 +40,24 @@ class DeviceBytes:
     optimizer: int
     gradients: int
     activations: int
+    residuals: int
+    """What encoding gradients for the link has lost and keeps for the next step."""
 
     @property
     def total(self) -> int:
-        return self.params + self.optimizer + self.gradients + self.activations
+        return sum(dataclasses.astuple(self))
 
 
 def device_bytes(
-    model: ModelConfig, slot: SlotConfig, mesh: MeshConfig, *, gradients: int = 1
+    model: ModelConfig,
+    slot: SlotConfig,
+    mesh: MeshConfig,
+    *,
+    gradients: int = 1,
+    residuals: float = 0.0,
 ) -> DeviceBytes:
-    """The need of one device that holds so many gradients at once."""
+    """The need of one device that holds so many gradients at once, and so many float32 residuals of
+    a gradient's size."""
     elements = shard_elements(model, mesh)
     item = ITEM_BYTES[model.param_dtype]
     return DeviceBytes(
@@ -57,6 +65,7 @@ def device_bytes(
         optimizer=OPTIMIZER_MOMENTS * elements * 4,
         gradients=gradients * elements * item,
         activations=_activation_bytes(model, slot, mesh),
+        residuals=round(residuals * elements * 4),
     )
 
 

@@ -121,8 +121,8 @@ class PalmGradient:
     def segments(self) -> tuple[Segment, ...]:
         """What is ready together, in the order in which it becomes ready."""
         layers = [
-            Segment((f"grads_{k}",), f"accumulate_{size}")
-            for k, (_, size) in enumerate(self.layers)
+            Segment((f"grads_{k}",), f"accumulate_{size}", first)
+            for k, (first, size) in enumerate(self.layers)
         ]
         embedding = Segment(("grads_embedding", "metrics"), "accumulate_embedding")
         return *reversed(layers), embedding

@@ -31,6 +31,8 @@ class Job:
     slots: Sequence[SlotRange]
     hosts_per_pod: int = 1
     link_dtype: str = "float32"
+    error_feedback: bool = False
+    """Whether what a smaller dtype loses on the link is kept for the next step."""
 
     @property
     def num_slots(self) -> int:
@@ -39,6 +41,10 @@ class Job:
     @property
     def tokens_per_slot(self) -> int:
         return self.slot.microbatch * self.slot.sequence_length
+
+    @property
+    def keeps_losses(self) -> bool:
+        return self.error_feedback and self.link_dtype != "float32" and len(self.slots) > 1
 
     @property
     def devices_per_pod(self) -> int:
@@ -119,10 +125,15 @@ def plan(job: Job, assumptions: Assumptions) -> Plan:
         model_flops_per_token=flops.model_flops_per_token(job.model, length),
         hardware_flops_per_token=flops.hardware_flops_per_token(job.model, length),
         bytes_per_device=device_bytes(
-            job.model, job.slot, job.mesh, gradients=gradients_at_once(job.slots)
+            job.model,
+            job.slot,
+            job.mesh,
+            gradients=gradients_at_once(job.slots),
+            residuals=_residuals_at_once(job),
         ),
         link_bytes_per_host_per_step=link_bytes_per_host(job),
-        checkpoint_bytes=numbers * (ITEM_BYTES[job.model.param_dtype] + moments),
+        checkpoint_bytes=numbers
+        * (ITEM_BYTES[job.model.param_dtype] + moments + 4 * _residuals_written(job)),
         speed=speed,
         pipeline=_pipeline(job, speed) if len(job.slots) > 1 else None,
     )
@@ -143,6 +154,21 @@ def link_bytes_per_host(job: Job) -> int:
         parts = max(len(part_sizes(job.num_slots, *slots)) for slots in job.slots)
     sent = parts if pods == 2 else (parts + 1) * (pods - 1) / pods
     return round((pods > 1) * sent * (gradient + NUM_METRICS * 4))
+
+
+def _residuals_at_once(job: Job) -> float:
+    """Of a gradient's size, on a device: those of the last step beside those of this one, which
+    count once it is applied. Of more than two pods each keeps what it loses of its share of the
+    total, too."""
+    pods = len(job.slots)
+    return job.keeps_losses * 2 * (1 + (1 / pods if pods > 2 else 0))
+
+
+def _residuals_written(job: Job) -> int:
+    """Whole ones, of all pods: of its sums, and with more than two pods of the totals, which is
+    zero outside of its share."""
+    pods = len(job.slots)
+    return job.keeps_losses * pods * (2 if pods > 2 else 1)
 
 
 def days_to_train(tokens: float, tokens_per_second: float) -> float:

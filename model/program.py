@@ -72,10 +72,15 @@ class Call:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Segment:
-    """Groups of gradients that are complete together, and the component that adds two of them."""
+    """Groups of gradients that are complete together, and the component that adds two of them.
+
+    A gradient has the name of its parameter. Where it is of some of the rows alone, `first` is the
+    first of them.
+    """
 
     groups: tuple[str, ...]
     accumulate: str
+    first: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

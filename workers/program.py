@@ -28,6 +28,9 @@ FORMAT = "landbridge.bundle/2"
 
 Group = Sequence[jax.Array]
 
+METRICS = "metrics"
+"""The group that is summed with the gradients and is none."""
+
 
 class BundleError(Exception):
     """The bundle is not what it should be, or does not fit this host."""
@@ -103,6 +106,8 @@ class Segment:
 
     groups: tuple[str, ...]
     accumulate: str
+    first: int
+    """The first row of its parameter that a gradient is of, where others are of other rows."""
 
 
 class Program:
@@ -120,7 +125,8 @@ class Program:
         self.slot = [_call(entry) for entry in manifest["slot"]]
         """What computes the gradient of one slot, in order."""
         self.segments = [
-            Segment(tuple(entry["groups"]), entry["accumulate"]) for entry in manifest["segments"]
+            Segment(tuple(entry["groups"]), entry["accumulate"], entry["first"])
+            for entry in manifest["segments"]
         ]
         """In the order in which they become complete."""
         self.record_fields: list[str] = manifest["groups"]["record"][0]["fields"]
@@ -141,6 +147,10 @@ class Program:
     @property
     def has_gradients(self) -> bool:
         return bool(self.segments)
+
+    def gradients(self, segment: Segment) -> list[Buffer]:
+        """The gradients of a segment, in order, each by the name of its parameter."""
+        return self.buffers([name for name in segment.groups if name != METRICS])
 
     def buffers(self, names: Sequence[str]) -> list[Buffer]:
         """Those of several groups, in order."""

@@ -24,11 +24,13 @@ import numpy as np
 from workers.exchange.agreement import PodAgreement
 from workers.exchange.base import ExchangeAborted, GradientExchange, StepKey
 from workers.exchange.tree import Node, SlotFold, maximal_subtrees
+from workers.member_state import MemberArray
 from workers.orders import BatchPhase, JobOrder, StepRecord
 from workers.payload import Payload
-from workers.program import Group, Program, Segment
+from workers.program import METRICS, Group, Program, Segment
 from workers.reduction.base import Add, Gang, Gradients, SegmentLayout, Sums, flat
 from workers.reduction.choice import reduction_for
+from workers.reduction.residuals import WholeGradients
 from workers.slot_gradient import SlotGradient
 
 
@@ -89,10 +91,6 @@ class StepInFlight:
         )
 
 
-_METRICS = "metrics"
-"""The group that is summed with the gradients and is none."""
-
-
 def subtrees(phase: BatchPhase) -> list[list[Node]]:
     """The largest whole subtrees of the slot tree in each member's slots."""
     return [maximal_subtrees(phase.num_slots, mine.start, mine.stop) for mine in phase.slots]
@@ -104,6 +102,11 @@ def _sha256(lanes: jax.Array) -> bytes:
 
 def _norm(squares: Sequence[jax.Array]) -> float | None:
     return math.sqrt(sum(float(square) for square in squares)) if squares else None
+
+
+def member_arrays(program: Program) -> dict[str, MemberArray]:
+    """What a training may be given of a checkpoint as its member's own state, by name."""
+    return WholeGradients(program).member_arrays()
 
 
 class Training:
@@ -118,10 +121,12 @@ class Training:
         agreement: PodAgreement,
         restored: Mapping[str, jax.Array] | None = None,
         target_steps: int | None = None,
+        member_state: Mapping[str, jax.Array] | None = None,
     ) -> None:
         """`target_steps` are those the data lasts for, when they are fewer than the order's.
         `restored` is the state to start from, by the names of Program.state_buffers; without it,
-        the state is initialised from the order's seed."""
+        the state is initialised from the order's seed. `member_state` is what is restored of this
+        member alone, some or all of the names of member_arrays(); what is missing begins anew."""
         self._order = order
         self._program = program
         self._batches = batches
@@ -138,9 +143,10 @@ class Training:
             num_members=len(order.members),
             segments=[self._layout(segment) for segment in program.segments],
             subtrees=self._subtrees_at if self._sends_nodes else self._sums_at,
+            whole=WholeGradients(program),
         )
         self._gang = gang
-        self._reduction = reduction_for(gang, rule, order.seed)
+        self._reduction = reduction_for(gang, rule, order.seed, member_state or {})
         self._is_alone = gang.num_members == 1
         self._is_multi_host = jax.process_count() > 1
         # Several executions with collectives in flight deadlock XLA's CPU rendezvous, so a host
@@ -172,8 +178,15 @@ class Training:
         """The state by the names of Program.state_buffers."""
         return dict(zip(self._program.state_buffers, self.state, strict=True))
 
+    def member_state(self) -> dict[str, jax.Array]:
+        """What this member has for itself after the last applied step, by name: copies, which
+        nothing that training does later changes or donates, and may be in the making. The same
+        names at all members of a gang, and at every save of one."""
+        return self._reduction.member_state()
+
     def state_sha256(self) -> bytes:
-        """Digest of the state; empty when the program has none. Waits for the devices."""
+        """Digest of the state that all members hold alike; empty when the program has none. Waits
+        for the devices."""
         if "digest" not in self._program.components:
             return b""
         lanes = self._run("digest", self._params, self._optimizer)[0][0]
@@ -285,12 +298,11 @@ class Training:
 
     def _layout(self, segment: Segment) -> SegmentLayout:
         groups = self._program.groups
-        gradients = [name for name in segment.groups if name != _METRICS]
-        exact = [name for name in segment.groups if name == _METRICS]
-        assert segment.groups == (*gradients, *exact), "metrics come last in their segment"
+        exact = [name for name in segment.groups if name == METRICS]
+        assert [*segment.groups[-1:]] == exact or not exact, "metrics come last in their segment"
         return SegmentLayout(
             Payload(self._program.buffers(segment.groups)),
-            self._program.buffers(gradients),
+            self._program.gradients(segment),
             self._program.buffers(exact),
             tuple(len(groups[name]) for name in segment.groups),
             lambda left, right: self._run(segment.accumulate, *left, *right),

@@ -86,6 +86,7 @@ def _job(spec: Spec, devices: Devices) -> Job:
         slots=slot_ranges(batch // train.microbatch, fewest),
         hosts_per_pod=devices.hosts_per_pod,
         link_dtype=spec.exchange.dtype,
+        error_feedback=spec.exchange.error_feedback,
     )
 
 

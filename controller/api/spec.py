@@ -191,7 +191,8 @@ class Exchange(Section):
     rounding: Literal["nearest", "stochastic"] = "nearest"
     """Of int8."""
     error_feedback: bool = True
-    """Whether what bfloat16 or int8 lose is added to the next step's gradient."""
+    """Whether what bfloat16 or int8 lose is added to the next step's gradient. It is in
+    checkpoints; a job that goes on from one and keeps no losses adds it to its first step."""
     overlap: bool = True
     segments: Annotated[int, Field(ge=1, le=4096)] | None = None
     """Groups of layers whose gradients become ready, and are summed, one after the other; by

@@ -1,5 +1,5 @@
-"""`exchange.mode: auto`: which of the allowed ways to exchange costs little enough on the link as it
-is, decided by what was measured.
+"""`exchange.mode: auto`: which of the allowed ways to exchange costs little enough on the link as
+it is, decided by what was measured.
 
 Candidates stand in the order in which they keep to the mathematics of a full exchange in float32,
 which is the first. A way is good enough when the time it leaves exposed is within the budget; the
@@ -144,8 +144,8 @@ def judge(
     num_slots: int,
     num_pods: int,
 ) -> tuple[Choice, Decision | None]:
-    """With what the recent steps, oldest first, and the traffic so far say. `num_slots` are those of
-    the pod that has most of them.
+    """With what the recent steps, oldest first, and the traffic so far say. `num_slots` are those
+    of the pod that has most of them.
 
     A new choice without a decision keeps the candidate. Nothing changes until a window is complete.
     """

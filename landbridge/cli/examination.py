@@ -101,6 +101,7 @@ def held_in_a_step(plan: Document, examined: Document) -> Document:
         ),
         "optimizer": need["optimizer"],
         "other_gradients": need["gradients"] - planned["gradients"],
+        "residuals": need["residuals"],
     }
     generation = compiled["topology"].partition(":")[0]
     device = ACCELERATORS.get(f"tpu-{generation}")

@@ -12,6 +12,7 @@ import pytest
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 STEPS, EVERY = 60, 10
+INT8 = {"dtype": "int8", "error_feedback": True}
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +38,12 @@ def history(client, job_id: str) -> dict[int, tuple[float, set[str]]]:
 
 def kinds(client, job_id: str) -> list[str]:
     return [event["kind"] for event in client.events(job_id)["events"]]
+
+
+@pytest.fixture(scope="module")
+def lossy(document):
+    """The same in int8 on the link, each pod with losses of its own, on two pods and no fewer."""
+    return {**document, "placement": {**document["placement"], "pods": 2}, "exchange": INT8}
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +137,34 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
         assert job["state"] == "SUCCEEDED", job["reason"]
         assert "checkpoint.damaged" in kinds(running.client, job_id)
         assert history(running.client, job_id) == undisturbed
+
+
+def test_what_int8_loses_goes_on_with_a_killed_run(fleet, document, lossy, undisturbed):
+    with fleet() as running:
+        whole = running.client.wait(submit(running, lossy), timeout=200)
+        assert whole["state"] == "SUCCEEDED", whole["reason"]
+        expected = history(running.client, whole["id"])
+        planned = running.client.plan(lossy)["checkpoint_bytes"]
+        assert whole["checkpoints"][-1]["num_bytes"] == pytest.approx(planned, rel=0.01)
+        exact = running.client.plan(document)["checkpoint_bytes"]
+        assert planned > 1.5 * exact
+    assert expected[STEPS] != undisturbed[STEPS]
+    state, job_id = killed_after_checkpoints(fleet, lossy, 2)
+    with fleet(state=state) as running:
+        job = running.client.wait(job_id, timeout=120)
+        assert (job["state"], job["attempt"]) == ("SUCCEEDED", 2), job["reason"]
+        assert history(running.client, job_id) == expected
+        # Another job, in float32 on one pod, starts with what was lost.
+        onward = {
+            **lossy,
+            "exchange": {},
+            "train": {**lossy["train"], "steps": STEPS + 5},
+            "placement": {**lossy["placement"], "pods": 1},
+            "checkpoint": {"every": EVERY, "resume_from": {"job": job_id, "step": STEPS}},
+        }
+        job = running.client.wait(running.client.submit(onward)["id"], timeout=120)
+        assert job["state"] == "SUCCEEDED", job["reason"]
+        assert max(history(running.client, job["id"])) == STEPS + 5
 
 
 def test_a_job_goes_on_without_a_disk_to_write_to(fleet, document, undisturbed):

@@ -206,7 +206,7 @@ def test_the_compiler_has_the_last_word_on_memory(topology: str, codes: list[str
     """On the devices that were compiled for, whichever the spec assumes."""
     warned = [{"code": code, "message": "", "hint": ""} for code in ("OutOfMemory", "LinkBound")]
     plan = {
-        "bytes_per_device": {"optimizer": 12 << 30, "gradients": 3 << 30},
+        "bytes_per_device": {"optimizer": 12 << 30, "gradients": 3 << 30, "residuals": 0},
         "device_memory_bytes": 64 << 30,
         "warnings": warned,
     }

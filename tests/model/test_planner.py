@@ -75,6 +75,36 @@ def test_one_pod_sends_nothing_and_exposes_nothing():
     assert plan.speed.weak_scaling == 1.0
 
 
+def encoded(pods: int, link_dtype: str, error_feedback: bool) -> planner.Plan:
+    job = Job(
+        model=PRESETS["palm-tiny"],
+        slot=SlotConfig(microbatch=4, sequence_length=256),
+        mesh=MeshConfig(),
+        slots=[(index, index + 1) for index in range(pods)],
+        link_dtype=link_dtype,
+        error_feedback=error_feedback,
+    )
+    return planner.plan(job, Assumptions())
+
+
+@pytest.mark.parametrize(
+    ("pods", "on_a_device", "written"), [(1, 0, 0), (2, 2, 2), (3, 2 * (1 + 1 / 3), 6)]
+)
+@pytest.mark.parametrize("link_dtype", ["int8", "bfloat16"])
+def test_what_encoding_loses_is_on_devices_and_in_checkpoints(
+    pods, on_a_device, written, link_dtype
+):
+    lossless = encoded(pods, "float32", True)
+    assert encoded(pods, link_dtype, False).checkpoint_bytes == lossless.checkpoint_bytes
+    plan = encoded(pods, link_dtype, True)
+    # float32, as the parameters are.
+    gradient = lossless.bytes_per_device.params
+    assert plan.bytes_per_device.residuals == pytest.approx(on_a_device * gradient)
+    more = plan.bytes_per_device.total - lossless.bytes_per_device.total
+    assert more == plan.bytes_per_device.residuals
+    assert plan.checkpoint_bytes - lossless.checkpoint_bytes == written * gradient
+
+
 @pytest.mark.parametrize("given", [
     Assumptions(),
     Assumptions(mfu=0.5, link_bytes_per_second=1e9),

@@ -1,107 +1,25 @@
 """Steps of gangs whose members live in one process, joined by the loopback exchange."""
 
-import concurrent.futures
-import threading
-from collections.abc import Callable
-
-import jax
 import numpy as np
 import pytest
 
-from controller.core.program import slot_ranges
-from workers.exchange.agreement import SoleAgreement
-from workers.exchange.base import ExchangeAborted, Membership
+from tests.workers.gangs import ASSIGNMENT, FULL, STEPS, LocalGang, bits, member, turn_taking
+from workers.exchange.base import ExchangeAborted
 from workers.exchange.loopback import LoopbackExchange, LoopbackLink
-from workers.orders import Assignment, BatchPhase, ExchangeRule, JobOrder, Member, StepRecord
-from workers.program import Component, Program, load, read_bundle
-from workers.training import Training
-
-NUM_SLOTS = {1: 4, 4: 6}
-"""Of the steps from one on."""
-STEPS = 6
-ASSIGNMENT = Assignment("job", 1)
-FULL = ExchangeRule()
-
-
-class Batches:
-    """A pure function of (step, slot)."""
-
-    def __init__(self, slots: Callable[[int], range]) -> None:
-        self._slots = slots
-
-    def get(self, step: int) -> list[tuple[np.ndarray, np.ndarray]]:
-        return [self._slot(step, slot) for slot in self._slots(step)]
-
-    def close(self) -> None: ...
-
-    def _slot(self, step: int, slot: int) -> tuple[np.ndarray, np.ndarray]:
-        tokens = np.random.default_rng([step, slot]).integers(0, 257, (4, 9), dtype=np.int32)
-        return tokens[:, :-1], tokens[:, 1:]
-
-
-class TurnTaking:
-    """Lets one member compute at a time: XLA's CPU collectives deadlock otherwise."""
-
-    def __init__(self, component: Component, devices: threading.Lock) -> None:
-        self._component = component
-        self._devices = devices
-
-    def __call__(self, *groups):
-        with self._devices:
-            return jax.block_until_ready(self._component(*groups))
+from workers.orders import ExchangeRule, StepRecord
 
 
 @pytest.fixture(scope="module")
 def program(bigram):
-    loaded = load(*read_bundle(bigram.data, bigram.digest))
-    devices = threading.Lock()
-    components = {name: TurnTaking(c, devices) for name, c in loaded.components.items()}
-    return Program(loaded.manifest, components, loaded.groups)
-
-
-def order_of(index: int, num_pods: int, exchange: ExchangeRule) -> JobOrder:
-    members = tuple(Member(f"pod-{i}", "") for i in range(num_pods))
-    phases = tuple(
-        BatchPhase(first_step, slots, tuple(range(*cut) for cut in slot_ranges(slots, num_pods)))
-        for first_step, slots in NUM_SLOTS.items()
-    )
-    assigned = (ASSIGNMENT, "sha256:0", members, index, phases, 0, {}, 1)
-    return JobOrder(*assigned, target_steps=STEPS, exchange=exchange)
-
-
-def member(program, exchange, index: int, num_pods: int, rule: ExchangeRule = FULL) -> Training:
-    order = order_of(index, num_pods, rule)
-    peers = [i for i in range(num_pods) if i != index]
-    names = {i: f"pod-{i}" for i in peers}
-    exchange.join(Membership(ASSIGNMENT.job, ASSIGNMENT.generation, index, names, names, 1 << 30))
-    return Training(order, program, Batches(order.my_slots), exchange, SoleAgreement())
+    return turn_taking(bigram)
 
 
 def run_gang(
     program, num_pods: int, rule: ExchangeRule = FULL, steps: int = STEPS
 ) -> list[list[StepRecord]]:
     """Every member's records of its steps."""
-    link = LoopbackLink()
-    exchanges = [LoopbackExchange(link) for _ in range(num_pods)]
-    gang = [member(program, exchanges[index], index, num_pods, rule) for index in range(num_pods)]
-
-    def train(training: Training) -> list[StepRecord]:
-        try:
-            return [training.step(step).settle() for step in range(1, steps + 1)]
-        except Exception as error:
-            for exchange in exchanges:
-                exchange.abort(ASSIGNMENT.job, ASSIGNMENT.generation, f"a member failed: {error!r}")
-            raise
-        finally:
-            training.close()
-
-    with concurrent.futures.ThreadPoolExecutor(num_pods) as pool:
-        return list(pool.map(train, gang))
-
-
-def bits(records: list[StepRecord]) -> list[tuple[bytes, float]]:
-    """(digest, loss) after every step."""
-    return [(record.state_sha256, record.values[0]) for record in records]
+    with LocalGang(program, num_pods, rule) as gang:
+        return gang.train(1, steps)
 
 
 @pytest.fixture(scope="module")

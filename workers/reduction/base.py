@@ -19,6 +19,7 @@ from workers.exchange.base import GradientExchange, StepKey
 from workers.exchange.tree import Node
 from workers.payload import Payload
 from workers.program import Buffer, Group
+from workers.reduction.residuals import WholeGradients
 
 Gradients = list[Group]
 """The groups of one segment, summed over some slots."""
@@ -54,6 +55,7 @@ class Gang:
     segments: Sequence[SegmentLayout]
     subtrees: Callable[[int], list[list[Node]]]
     """Whose nodes of the slot tree are which at a step, by member."""
+    whole: WholeGradients
 
     @property
     def float32_bytes(self) -> int:
@@ -123,6 +125,11 @@ class Reduction(Protocol):
 
     def applied(self) -> None:
         """The step whose totals were taken has become part of the state."""
+        ...
+
+    def member_state(self) -> dict[str, jax.Array]:
+        """What this pod carries from step to step, as of the last applied one: copies, by names of
+        WholeGradients.member_arrays."""
         ...
 
     def link_bytes(self, step: int) -> int:

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import jax
+
 from workers.orders import ExchangeRule
 from workers.reduction.base import Gang, Reduction
 from workers.reduction.codec import Bfloat16, Int8
+from workers.reduction.delivering import DeliveringReduction
 from workers.reduction.direct import DirectReduction
 from workers.reduction.encoded import EncodedReduction, Rule
 from workers.reduction.scattered import ScatteredReduction
 
 
-def reduction_for(gang: Gang, rule: ExchangeRule, seed: int) -> Reduction:
-    """The one that sends least; a pod alone encodes nothing. `seed` is for random rounding."""
+def reduction_for(
+    gang: Gang, rule: ExchangeRule, seed: int, lost: Mapping[str, jax.Array]
+) -> Reduction:
+    """The one that sends least; a pod alone encodes nothing. `seed` is for random rounding, `lost`
+    what is restored of WholeGradients.member_arrays."""
     if gang.num_members > 1 and rule.dtype != "float32":
         codec = Int8(rule.stochastic_rounding) if rule.dtype == "int8" else Bfloat16()
-        return EncodedReduction(gang, Rule(codec, rule.error_feedback, seed))
-    return ScatteredReduction(gang) if gang.num_members > 2 else DirectReduction(gang)
+        encoding = Rule(codec, rule.error_feedback, seed)
+        if rule.error_feedback:
+            return EncodedReduction(gang, encoding, lost)
+        chosen = EncodedReduction(gang, encoding, {})
+    else:
+        chosen = ScatteredReduction(gang) if gang.num_members > 2 else DirectReduction(gang)
+    return DeliveringReduction(chosen, gang, lost) if lost else chosen

@@ -6,7 +6,8 @@ row, K numbers of a block.
 
 from __future__ import annotations
 
-from typing import Protocol
+import dataclasses
+from typing import ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,9 @@ BLOCK = 256
 
 
 class Codec(Protocol):
-    multiple: int
+    """Equal ones encode alike."""
+
+    multiple: ClassVar[int]
     """Rows have a multiple of so many numbers."""
 
     def row_bytes(self, count: int) -> int:
@@ -32,10 +35,11 @@ class Codec(Protocol):
         ...
 
 
+@dataclasses.dataclass(frozen=True)
 class Bfloat16:
     """To the nearest number that bfloat16 has."""
 
-    multiple = 1
+    multiple: ClassVar[int] = 1
 
     def row_bytes(self, count: int) -> int:
         return 2 * count
@@ -48,6 +52,7 @@ class Bfloat16:
         return jax.lax.bitcast_convert_type(pairs, jnp.bfloat16).astype(jnp.float32)
 
 
+@dataclasses.dataclass(frozen=True)
 class Int8:
     """Whole multiples of a scale per block, -127 to 127 of them; the scale is float32.
 
@@ -55,12 +60,11 @@ class Int8:
     as one that has none, so that the fault stays visible.
     """
 
-    multiple = BLOCK
+    stochastic: bool
+    """Rounds up with the probability of the remainder, so that errors have mean 0; otherwise to the
+    nearest."""
 
-    def __init__(self, stochastic: bool) -> None:
-        """`stochastic` rounds up with the probability of the remainder, so that errors have mean 0;
-        otherwise to the nearest."""
-        self._stochastic = stochastic
+    multiple: ClassVar[int] = BLOCK
 
     def row_bytes(self, count: int) -> int:
         return count + 4 * (count // BLOCK)
@@ -70,7 +74,7 @@ class Int8:
         scale_RC1 = jnp.abs(x_RCK).max(axis=-1, keepdims=True) / 127.0
         # All zeros: any divisor but 0 will do.
         multiples_RCK = x_RCK / jnp.where(scale_RC1 == 0.0, 1.0, scale_RC1)
-        if self._stochastic:
+        if self.stochastic:
             # 24 random bits are all that a float32 in [0, 1) has.
             uniform_RCK = jax.random.uniform(key, x_RCK.shape)
             rounded_RCK = jnp.floor(multiples_RCK + uniform_RCK)

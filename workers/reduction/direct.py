@@ -41,6 +41,9 @@ class DirectReduction:
     def applied(self) -> None:
         """Nothing is carried from step to step."""
 
+    def member_state(self) -> dict[str, jax.Array]:
+        return {}
+
     def link_bytes(self, step: int) -> int:
         gang = self._gang
         once = sum(layout.payload.num_bytes for layout in gang.segments)

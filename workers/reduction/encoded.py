@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -26,9 +27,13 @@ from workers.exchange.base import StepKey
 from workers.payload import Payload
 from workers.reduction.base import ExchangeClock, Gang, Gradients, Sums, add_arrays, flat, grouped
 from workers.reduction.codec import Codec
+from workers.reduction.residuals import OF_SUMS, OF_TOTALS, Pieces
 
 Residuals = dict[str, jax.Array]
 """By the name of the segment, device and round: float32 vectors."""
+
+
+_Shapes = tuple[tuple[tuple[int, ...], np.dtype[Any]], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,38 +45,30 @@ class Rule:
     seed: int
 
 
-class _Lane:
-    """One device's numbers of one segment: in a row of its own for every member that owns one."""
+class _Coding:
+    """What is computed of a lane, on any device; lanes of the same shapes share it, and what is
+    compiled of it."""
 
-    def __init__(self, payload: Payload, device: Any, num_members: int, rule: Rule) -> None:
-        self._payload, self.device, self._rule = payload, device, rule
-        self._shapes = payload.shapes_on(device)
-        sizes = (math.prod(shape) for shape, _ in self._shapes)
-        self._ends = list(itertools.accumulate(sizes))
-        self.rows = num_members if num_members > 2 else 1
-        unit = rule.codec.multiple
-        self.count = -(-self._ends[-1] // (self.rows * unit)) * unit
+    def __init__(self, shapes: _Shapes, rows: int, codec: Codec, error_feedback: bool) -> None:
+        self._shapes, self._rows = shapes, rows
+        self._codec, self._error_feedback = codec, error_feedback
+        self._ends = list(itertools.accumulate(math.prod(shape) for shape, _ in shapes))
+        unit = codec.multiple
+        self.count = -(-self._ends[-1] // (rows * unit)) * unit
         """Numbers of a row; the last one is padded with zeros."""
-        self.row_bytes = rule.codec.row_bytes(self.count)
         self.encode = jax.jit(self._encode)
         self.encode_total = jax.jit(self._encode_total)
         self.decode_total = jax.jit(self._decode_total)
         self.decode_rows = jax.jit(self._decode_rows)
-
-    def zeros(self, rows: int) -> jax.Array:
-        """A residual of nothing lost yet."""
-        return jax.device_put(np.zeros((rows, self.count), np.float32), self.device)
-
-    def shards(self, arrays: Sequence[jax.Array]) -> list[jax.Array]:
-        return self._payload.shards_on(self.device, arrays)
+        self.rows_of = jax.jit(self._rows_of)
+        self.shards_of = jax.jit(self._shards_of)
+        self.shards_of_row = jax.jit(self._shards_of_row)
+        self.shared_out = jax.jit(self._shared_out)
 
     def _encode(
         self, shards: list[jax.Array], residual_RN: jax.Array, numbers: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        x_N = jnp.concatenate([shard.reshape(-1).astype(jnp.float32) for shard in shards])
-        padding = self.rows * self.count - self._ends[-1]
-        x_RN = jnp.pad(x_N, (0, padding)).reshape(self.rows, self.count)
-        return self._with_loss(x_RN, residual_RN, numbers)
+        return self._with_loss(self._rows_of(shards), residual_RN, numbers)
 
     def _encode_total(
         self, encoded: jax.Array, residual_1N: jax.Array, numbers: jax.Array
@@ -81,52 +78,118 @@ class _Lane:
 
     def _decode_total(self, encoded: jax.Array) -> list[jax.Array]:
         """Shards from what every member has encoded [P, bytes], when nobody owns a row."""
-        return self._split(self._sum(encoded))
+        return self._as_gradients(self._sum(encoded))
 
     def _decode_rows(self, encoded: jax.Array) -> list[jax.Array]:
         """Shards from the totals of all rows [R, bytes]."""
-        return self._split(self._rule.codec.decode(encoded, self.count).reshape(-1))
+        return self._as_gradients(self._codec.decode(encoded, self.count))
+
+    def _rows_of(self, shards: list[jax.Array]) -> jax.Array:
+        """float32 [R, N], padded with zeros."""
+        x_N = jnp.concatenate([shard.reshape(-1).astype(jnp.float32) for shard in shards])
+        padding = self._rows * self.count - self._ends[-1]
+        return jnp.pad(x_N, (0, padding)).reshape(self._rows, self.count)
+
+    def _shards_of(self, x_RN: jax.Array) -> list[jax.Array]:
+        """float32, what _rows_of() had them from."""
+        parts = jnp.split(x_RN.reshape(-1)[: self._ends[-1]], self._ends[:-1])
+        return [part.reshape(shape) for part, (shape, _) in zip(parts, self._shapes, strict=True)]
+
+    def _shards_of_row(self, x_1N: jax.Array, row: np.int32) -> list[jax.Array]:
+        """The same of one row; zero elsewhere."""
+        x_RN = jnp.zeros((self._rows, self.count), jnp.float32)
+        return self._shards_of(x_RN.at[row].set(x_1N[0]))
+
+    def _shared_out(
+        self, residual_RN: jax.Array, of_total_RN: jax.Array, row: np.int32
+    ) -> tuple[jax.Array, jax.Array]:
+        """What this member begins with in both rounds, [R, N] and [1, N], where it owns `row` of
+        several. What was lost of the totals of other rows goes with what it sends."""
+        own_1N = of_total_RN[row][None]
+        if self._rows > 1:
+            of_total_RN = of_total_RN.at[row].set(0.0)
+        # Where there is nothing to add, not even the sign of a zero changes.
+        return jnp.where(of_total_RN == 0.0, residual_RN, residual_RN + of_total_RN), own_1N
 
     def _with_loss(
         self, x_RN: jax.Array, residual_RN: jax.Array, numbers: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        if self._rule.error_feedback:
+        if self._error_feedback:
             x_RN += residual_RN
-        encoded = self._rule.codec.encode(x_RN, _key(numbers))
-        if not self._rule.error_feedback:
+        encoded = self._codec.encode(x_RN, _key(numbers))
+        if not self._error_feedback:
             return encoded, residual_RN
-        return encoded, x_RN - self._rule.codec.decode(encoded, self.count)
+        return encoded, x_RN - self._codec.decode(encoded, self.count)
 
     def _sum(self, encoded: jax.Array) -> jax.Array:
-        total, *others = self._rule.codec.decode(encoded, self.count)
+        total, *others = self._codec.decode(encoded, self.count)
         for other in others:
             total += other
         return total
 
-    def _split(self, numbers: jax.Array) -> list[jax.Array]:
-        parts = jnp.split(numbers[: self._ends[-1]], self._ends[:-1])
+    def _as_gradients(self, numbers: jax.Array) -> list[jax.Array]:
         return [
-            part.reshape(shape).astype(dtype)
-            for part, (shape, dtype) in zip(parts, self._shapes, strict=True)
+            shard.astype(dtype)
+            for shard, (_, dtype) in zip(self._shards_of(numbers), self._shapes, strict=True)
         ]
+
+
+_coding = functools.lru_cache(maxsize=64)(_Coding)
+"""A model has a few kinds of segments; a process trains one model after the other."""
+
+
+class _Lane:
+    """One device's numbers of one segment: in a row of its own for every member that owns one."""
+
+    def __init__(self, payload: Payload, device: Any, gang: Gang, rule: Rule) -> None:
+        self._payload, self.device = payload, device
+        self.rows = gang.num_members if gang.num_members > 2 else 1
+        shapes = tuple(payload.shapes_on(device))
+        self.coding = _coding(shapes, self.rows, rule.codec, rule.error_feedback)
+        self.row_bytes = rule.codec.row_bytes(self.coding.count)
+        self._own_row = np.int32(gang.member_index if self.rows > 1 else 0)
+
+    def shards(self, arrays: Sequence[jax.Array]) -> list[jax.Array]:
+        return self._payload.shards_on(self.device, arrays)
+
+    def residuals(
+        self, of_sums: Sequence[jax.Array] | None, of_totals: Sequence[jax.Array] | None
+    ) -> tuple[jax.Array, jax.Array]:
+        """[R, N] and [1, N] to begin with, of what was lost as gradients; None is nothing."""
+        given = [
+            self.coding.rows_of(self.shards(arrays)) if arrays else self._zeros()
+            for arrays in (of_sums, of_totals)
+        ]
+        return self.coding.shared_out(*given, self._own_row)
+
+    def shards_lost(self, residual: jax.Array, turn: int) -> list[jax.Array]:
+        """Shards of gradients, float32, from the residual of a round."""
+        if turn == 0:
+            return self.coding.shards_of(residual)
+        return self.coding.shards_of_row(residual, self._own_row)
+
+    def _zeros(self) -> jax.Array:
+        zeros = np.zeros((self.rows, self.coding.count), np.float32)
+        return jax.device_put(zeros, self.device)
 
 
 class EncodedReduction:
     """One thread sends, one adds up the rows that this pod owns, if any."""
 
-    def __init__(self, gang: Gang, rule: Rule) -> None:
+    def __init__(self, gang: Gang, rule: Rule, lost: Mapping[str, jax.Array]) -> None:
+        """`lost` is what is restored of WholeGradients.member_arrays; without it, nothing is lost
+        yet."""
         self.clock = ExchangeClock()
         self._gang, self._rule = gang, rule
         self._exact = [Payload(layout.exact_buffers) for layout in gang.segments]
         self._encoded = [Payload(layout.encoded_buffers) for layout in gang.segments]
         self._lanes = [
-            [_Lane(payload, device, gang.num_members, rule) for device in payload.devices]
+            [_Lane(payload, device, gang, rule) for device in payload.devices]
             for payload in self._encoded
         ]
         self._shares_out = gang.num_members > 2
         self._residuals: Residuals = {}
-        for name, lane, rows in self._residual_places():
-            self._residuals[name] = lane.zeros(rows)
+        self._take(lost)
         self._lost: Residuals = {}
         """What encoding the step under way has lost; counts once the step is applied."""
         self._sender = concurrent.futures.ThreadPoolExecutor(1, "send-gradients")
@@ -154,9 +217,9 @@ class EncodedReduction:
         self.clock.end()
         lanes = self._lanes[key.segment]
         shards = {
-            lane.device: (lane.decode_rows if self._shares_out else lane.decode_total)(
-                jax.device_put(encoded, lane.device)
-            )
+            lane.device: (
+                lane.coding.decode_rows if self._shares_out else lane.coding.decode_total
+            )(jax.device_put(encoded, lane.device))
             for lane, encoded in zip(lanes, rows.encoded, strict=True)
         }
         gradients = self._encoded[key.segment].from_shards(shards)
@@ -172,6 +235,14 @@ class EncodedReduction:
         """The step whose totals were taken has become part of the state."""
         self._residuals |= self._lost
         self._lost = {}
+
+    def member_state(self) -> dict[str, jax.Array]:
+        if not self._rule.error_feedback:
+            return {}
+        found = self._gang.whole.join(OF_SUMS, self._pieces(0))
+        if self._shares_out:
+            found |= self._gang.whole.join(OF_TOTALS, self._pieces(1))
+        return found
 
     def link_bytes(self, step: int) -> int:
         num_peers = len(self._gang.peers)
@@ -194,21 +265,35 @@ class EncodedReduction:
         self._sender.shutdown()
         self._adder.shutdown()
 
-    def _residual_places(self) -> list[tuple[str, _Lane, int]]:
-        """(name, lane, rows) of every residual."""
-        places = []
+    def _pieces(self, turn: int) -> Pieces:
+        """Residuals of a round as gradients of the segments."""
+        return [
+            payload.from_shards(
+                {
+                    lane.device: lane.shards_lost(
+                        self._residuals[_name(segment, number, turn)], turn
+                    )
+                    for number, lane in enumerate(lanes)
+                }
+            )
+            for segment, (lanes, payload) in enumerate(zip(self._lanes, self._encoded, strict=True))
+        ]
+
+    def _take(self, lost: Mapping[str, jax.Array]) -> None:
+        """Begin with these residuals."""
+        of_sums, of_totals = (self._gang.whole.split(which, lost) for which in (OF_SUMS, OF_TOTALS))
         for segment, lanes in enumerate(self._lanes):
             for number, lane in enumerate(lanes):
-                places.append((_name(segment, number, 0), lane, lane.rows))
-                if self._shares_out:
-                    places.append((_name(segment, number, 1), lane, 1))
-        return places
+                found = (pieces[segment] if pieces else None for pieces in (of_sums, of_totals))
+                for turn, residual in enumerate(lane.residuals(*found)):
+                    if turn == 0 or self._shares_out:
+                        self._residuals[_name(segment, number, turn)] = residual
 
     def _encode(
         self, key: StepKey, number: int, lane: _Lane, gradients: list[jax.Array]
     ) -> jax.Array:
         name = _name(key.segment, number, 0)
-        encoded, self._lost[name] = lane.encode(
+        encoded, self._lost[name] = lane.coding.encode(
             lane.shards(gradients), self._residuals[name], self._random(key, number)
         )
         encoded.copy_to_host_async()
@@ -247,7 +332,7 @@ class EncodedReduction:
             zip(self._lanes[key.segment], rows.encoded, strict=True)
         ):
             name = _name(key.segment, number, 1)
-            total, self._lost[name] = lane.encode_total(
+            total, self._lost[name] = lane.coding.encode_total(
                 jax.device_put(encoded, lane.device),
                 self._residuals[name],
                 self._random(key.onward, number),

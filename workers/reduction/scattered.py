@@ -54,6 +54,9 @@ class ScatteredReduction:
     def applied(self) -> None:
         """Nothing is carried from step to step."""
 
+    def member_state(self) -> dict[str, jax.Array]:
+        return {}
+
     def link_bytes(self, step: int) -> int:
         gang, num_bytes = self._gang, 0
         num_nodes = len(gang.subtrees(step)[gang.member_index])

@@ -2,34 +2,31 @@ import pytest
 
 from controller.api.exchange_rules import exchange_problems
 
-CHECKPOINT = {"every": 10}
-
 
 @pytest.mark.parametrize(
-    ("exchange", "checkpoint", "field"),
+    ("exchange", "field"),
     [
-        ({"rounding": "stochastic"}, None, "rounding"),
-        ({"dtype": "bfloat16", "rounding": "stochastic"}, None, "rounding"),
-        ({"dtype": "int8", "reproducible": True}, None, "reproducible"),
-        ({"dtype": "int8"}, CHECKPOINT, "error_feedback"),
-        ({"dtype": "bfloat16", "error_feedback": True}, CHECKPOINT, "error_feedback"),
+        ({"rounding": "stochastic"}, "rounding"),
+        ({"dtype": "bfloat16", "rounding": "stochastic"}, "rounding"),
+        ({"dtype": "int8", "reproducible": True}, "reproducible"),
     ],
 )
-def test_what_contradicts_itself_is_refused(exchange, checkpoint, field) -> None:
-    [problem] = exchange_problems({"exchange": exchange, "checkpoint": checkpoint})
+def test_what_contradicts_itself_is_refused(exchange, field) -> None:
+    [problem] = exchange_problems({"exchange": exchange})
     assert problem.pointer == f"/exchange/{field}"
     assert problem.hint
 
 
 @pytest.mark.parametrize(
-    ("exchange", "checkpoint"),
+    "exchange",
     [
-        (None, CHECKPOINT),
-        ({}, CHECKPOINT),
-        ({"dtype": "int8", "rounding": "stochastic"}, None),
-        ({"dtype": "int8", "error_feedback": False}, CHECKPOINT),
-        ({"reproducible": False}, CHECKPOINT),
+        None,
+        {},
+        {"dtype": "int8", "rounding": "stochastic"},
+        {"dtype": "int8", "error_feedback": True},
+        {"dtype": "bfloat16", "error_feedback": False},
+        {"reproducible": False},
     ],
 )
-def test_what_fits_together_is_taken(exchange, checkpoint) -> None:
-    assert exchange_problems({"exchange": exchange, "checkpoint": checkpoint}) == []
+def test_what_fits_together_is_taken(exchange) -> None:
+    assert exchange_problems({"exchange": exchange, "checkpoint": {"every": 10}}) == []

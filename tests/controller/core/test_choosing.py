@@ -111,8 +111,8 @@ def test_a_script_of_link_changes_gives_one_choice_for_each(noise: float) -> Non
     job = Job(noise=noise)
     for rate in (1000, 100, 10, 100, 1000):
         job.run(200, rate * MBIT)
-    # 2 MB take 160 ms at 100 Mbit/s, of which the last quarter stays exposed, 10% of a step; in int8
-    # 2.5%, at 10 Mbit/s far more, but nothing else leaves less.
+    # 2 MB take 160 ms at 100 Mbit/s, of which the last quarter stays exposed, 10% of a step; in
+    # int8 2.5%, at 10 Mbit/s far more, but nothing else leaves less.
     assert job.history == ["int8", "float32"]
 
 
