@@ -141,9 +141,13 @@ def test_manifest_says_how_the_gradient_of_a_slot_is_computed(small_model):
     assert manifest["slot"][1]["inputs"] == ["params", "first_layer", "cotangent", "residuals"]
     assert manifest["slot"][1]["outputs"] == ["cotangent", "grads_1"]
     assert manifest["segments"] == [
-        {"groups": ["grads_1"], "accumulate": "accumulate_1"},
-        {"groups": ["grads_0"], "accumulate": "accumulate_1"},
-        {"groups": ["grads_embedding", "metrics"], "accumulate": "accumulate_embedding"},
+        {"groups": ["grads_1"], "accumulate": "accumulate_1", "first": 1},
+        {"groups": ["grads_0"], "accumulate": "accumulate_1", "first": 0},
+        {
+            "groups": ["grads_embedding", "metrics"],
+            "accumulate": "accumulate_embedding",
+            "first": 0,
+        },
     ]
     assert manifest["components"]["apply_update"]["inputs"] == [
         "params", "optimizer", "grads_1", "grads_0", "grads_embedding", "metrics",
