@@ -40,16 +40,24 @@ class DeviceBytes:
     optimizer: int
     gradients: int
     activations: int
+    outer: int = 0
+    """Anchor, momentum and the fragment under way, where pods synchronise every so often."""
 
     @property
     def total(self) -> int:
-        return self.params + self.optimizer + self.gradients + self.activations
+        return self.params + self.optimizer + self.gradients + self.activations + self.outer
 
 
 def device_bytes(
-    model: ModelConfig, slot: SlotConfig, mesh: MeshConfig, *, gradients: int = 1
+    model: ModelConfig,
+    slot: SlotConfig,
+    mesh: MeshConfig,
+    *,
+    gradients: int = 1,
+    fragments: int | None = None,
 ) -> DeviceBytes:
-    """The need of one device that holds so many gradients at once."""
+    """The need of one device that holds so many gradients at once. `fragments` are those of the
+    outer optimizer, None without one."""
     elements = shard_elements(model, mesh)
     item = ITEM_BYTES[model.param_dtype]
     return DeviceBytes(
@@ -57,6 +65,7 @@ def device_bytes(
         optimizer=OPTIMIZER_MOMENTS * elements * 4,
         gradients=gradients * elements * item,
         activations=_activation_bytes(model, slot, mesh),
+        outer=4 * (2 * elements + -(-elements // fragments)) if fragments else 0,
     )
 
 

@@ -32,7 +32,9 @@ def _device(plan: Document) -> list[tuple[str, str, str]]:
     memory = plan["device_memory_bytes"]
     share = f"{figures.percent(need['total'] / memory)} of it" if memory else ""
     held = f"of {gib(memory)}, {share}" if memory else ""
-    parts = ("params", "optimizer", "gradients", "activations")
+    parts = ["params", "optimizer", "gradients", "activations"]
+    if need["outer"]:
+        parts.append("outer")
     return [
         ("memory of a device", gib(need["total"]), held),
         *((f"  {part}", gib(need[part]), "") for part in parts),
