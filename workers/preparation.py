@@ -23,10 +23,11 @@ from workers.data.prefetch import Prefetcher
 from workers.evaluation import Evaluator
 from workers.exchange.agreement import PodAgreement
 from workers.exchange.base import GradientExchange, Membership
+from workers.exchange.tree import subtrees
 from workers.orders import CheckpointPlace, CheckpointWritten, JobOrder, Phase, Ready, Report
 from workers.program import Program, load, read_bundle
 from workers.run import Run
-from workers.training import Training, subtrees
+from workers.training import Training
 
 Restored = tuple[Manifest, Mapping[str, jax.Array]]
 
@@ -116,13 +117,19 @@ def _largest_contribution(order: JobOrder, manifest: Mapping[str, Any]) -> int:
     Whole arrays are counted: how they are cut over the hosts of a pod is known only once the
     program is compiled, and a host's shards are never more than the whole.
     """
+    outer = manifest.get("outer")
+    if outer:
+        names = [fragment["group"] for fragment in outer["fragments"]]
+        num_sums = 1
+    else:
+        names = [name for segment in manifest["segments"] for name in segment["groups"]]
+        held = [subtrees(phase.num_slots, phase.slots) for phase in order.phases]
+        num_sums = max(len(nodes) for members in held for nodes in members)
     once = sum(
         math.prod(entry["shape"]) * np.dtype(entry["dtype"]).itemsize
-        for segment in manifest["segments"]
-        for name in segment["groups"]
+        for name in names
         for entry in manifest["groups"][name]
     )
-    num_sums = max(len(nodes) for phase in order.phases for nodes in subtrees(phase))
     return once * (num_sums + (len(order.members) > 2))
 
 

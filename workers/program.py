@@ -94,6 +94,28 @@ class Segment:
     accumulate: str
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Fragment:
+    """Parameters that are synchronised together: the group of their outer gradient, the component
+    that computes it, and the one that applies the sum over the pods."""
+
+    group: str
+    gradient: str
+    update: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Outer:
+    """How pods synchronise every so many steps; what is not a number names a component."""
+
+    every: int
+    delay: int
+    fragments: tuple[Fragment, ...]
+    init: str
+    finish: str
+    digest: str
+
+
 class Program:
     """The components of a bundle, compiled for a mesh of this pod's devices."""
 
@@ -112,6 +134,8 @@ class Program:
             Segment(tuple(entry["groups"]), entry["accumulate"]) for entry in manifest["segments"]
         ]
         """In the order in which they become complete."""
+        self.outer = _outer(manifest.get("outer"))
+        """None where pods exchange after every step."""
         self.record_fields: list[str] = manifest["groups"]["record"][0]["fields"]
 
     @property
@@ -212,6 +236,13 @@ def _buffer(entry: Mapping[str, Any], mesh: Mesh) -> Buffer:
 def _call(entry: Mapping[str, Any]) -> Call:
     values = {name: int(value) for name, value in entry["values"].items()}
     return Call(entry["component"], tuple(entry["inputs"]), tuple(entry["outputs"]), values)
+
+
+def _outer(entry: Mapping[str, Any] | None) -> Outer | None:
+    if entry is None:
+        return None
+    fragments = tuple(Fragment(**fragment) for fragment in entry["fragments"])
+    return Outer(**{**entry, "fragments": fragments})
 
 
 def _platform_of(name: str) -> str:

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import pytest
 
 from model.bundle import bundle_bytes, bundle_digest
+from model.outer import OuterOptimizer
+from model.outer_config import OuterConfig
 from model.program import Buffer, Call, Component, Program, Segment
 
 VOCABULARY = 257
@@ -114,6 +116,19 @@ def bigram_program(mesh: tuple[int, int], microbatch: int = 4) -> Program:
             Segment(("grads_table", "metrics"), "add_table"),
         ),
         facts={"tokens_per_slot": microbatch * SEQUENCE},
+    )
+
+
+def with_outer(program: Program, config: OuterConfig) -> Program:
+    """The same, synchronised by an outer optimizer; rows of the table play the layers."""
+    table, head = program.groups["params"]
+    layered = dataclasses.replace(table, name="layers/table")
+    outer = OuterOptimizer((layered, head), config)
+    return dataclasses.replace(
+        program,
+        groups={**program.groups, **outer.groups()},
+        components={**program.components, **outer.components()},
+        outer=outer.plan(),
     )
 
 

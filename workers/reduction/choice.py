@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from workers.orders import ExchangeRule
 from workers.reduction.base import Gang, Reduction
-from workers.reduction.codec import Bfloat16, Int8
+from workers.reduction.codec import Bfloat16, Codec, Integers
 from workers.reduction.direct import DirectReduction
 from workers.reduction.encoded import EncodedReduction, Rule
 from workers.reduction.scattered import ScatteredReduction
@@ -13,6 +13,11 @@ from workers.reduction.scattered import ScatteredReduction
 def reduction_for(gang: Gang, rule: ExchangeRule, seed: int) -> Reduction:
     """The one that sends least; a pod alone encodes nothing. `seed` is for random rounding."""
     if gang.num_members > 1 and rule.dtype != "float32":
-        codec = Int8(rule.stochastic_rounding) if rule.dtype == "int8" else Bfloat16()
-        return EncodedReduction(gang, Rule(codec, rule.error_feedback, seed))
+        return EncodedReduction(gang, Rule(_codec(rule), rule.error_feedback, seed))
     return ScatteredReduction(gang) if gang.num_members > 2 else DirectReduction(gang)
+
+
+def _codec(rule: ExchangeRule) -> Codec:
+    if rule.dtype == "bfloat16":
+        return Bfloat16()
+    return Integers(4 if rule.dtype == "int4" else 8, rule.stochastic_rounding)

@@ -41,10 +41,10 @@ class DirectReduction:
     def applied(self) -> None:
         """Nothing is carried from step to step."""
 
-    def link_bytes(self, step: int) -> int:
+    def link_bytes(self, key: StepKey) -> int:
         gang = self._gang
-        once = sum(layout.payload.num_bytes for layout in gang.segments)
-        return once * len(gang.subtrees(step)[gang.member_index]) * len(gang.peers)
+        once = gang.segments[key.segment].payload.num_bytes
+        return once * len(gang.subtrees(key.step)[gang.member_index]) * len(gang.peers)
 
     def close(self) -> None:
         self._sender.shutdown()

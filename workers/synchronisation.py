@@ -1,0 +1,60 @@
+"""How the pods of a gang come to hold the same: the seam between a step and what crosses the link.
+
+workers.every_step               gradients, after every step
+workers.outer.synchronisation    how far each pod came, every so many steps
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Protocol
+
+import jax
+
+from workers.exchange.tree import Node
+from workers.in_flight import Spent
+from workers.program import Group
+from workers.reduction.base import Add, Gradients, Sums
+
+Agree = Callable[[int, bool], bool]
+"""(step, this host holds all it needs) -> whether the whole pod applies the step."""
+
+
+class Synchronisation(Protocol):
+    """Used by the thread that trains, in this order for every step."""
+
+    def offer(self, step: int, segment: int, sums: Sums) -> None:
+        """This pod's sums of a segment, which may still be in the making, once it is complete."""
+        ...
+
+    def gradients(self, step: int, spent: Spent) -> list[Gradients] | None:
+        """What to update with, segment by segment; None when the pod agreed not to.
+
+        Raises ExchangeError in a pod of one host, and whatever the devices raise.
+        """
+        ...
+
+    def updated(self, step: int, params: Group, spent: Spent) -> Group | None:
+        """The parameters to go on with, from those that the update left; None when the pod agreed
+        not to. Raises what gradients() raises."""
+        ...
+
+    def digest(self, params: Group, optimizer: Group) -> jax.Array:
+        """Lanes of a digest of what all pods hold."""
+        ...
+
+    def close(self) -> None:
+        """End what is under way; the exchange's generation must be over where peers may be waited
+        for."""
+        ...
+
+
+def member_node(member: int) -> Node:
+    """The node of a member's whole share, where every member counts as one slot."""
+    return member, member + 1
+
+
+def as_one(sums: Sums, add: Add) -> Gradients:
+    """The sum of all nodes, in slot order."""
+    return functools.reduce(add, sums.values())
