@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Mapping
 
-from controller.core import events, membership, preparing, rewinding, saving, spikes, step
+from controller.core import batch, events, membership, preparing, rewinding, saving, spikes, step
 from controller.core.checkpoint import Mark
 from controller.core.job import Job, JobState, Reason
 from controller.core.liveness import LivenessPolicy
+from controller.core.program import slot_ranges
 from controller.core.spikes import Spike, Verdict
 from controller.core.turn import Entry, Turn
 
@@ -17,7 +20,8 @@ def steps_applied(turn: Turn, event: events.StepsApplied, _policy: LivenessPolic
     if job is None or job.progress is None:
         return
     before = job.progress
-    progress, merged = step.report(before, event.host.pod, event.records, event.source_sequences)
+    pod, seen, slots = event.host.pod, event.source_sequences, functools.partial(_slots, job)
+    progress, merged = step.report(before, pod, event.records, seen, slots)
     totals = before.totals
     turn.measure(dataclasses.replace(job, progress=progress), merged)
     if job.state is not JobState.RUNNING or job.spike is not None:
@@ -56,6 +60,12 @@ def evaluated(turn: Turn, event: events.Evaluated, _policy: LivenessPolicy) -> N
         message = f"held-out loss after step {found.step}: {found.loss:.4f}{bits}"
         turn.put_job(job, Entry("job.evaluated", message, job.id, data=found.document()))
         saving.finish(turn, job)
+
+
+def _slots(job: Job, number: int) -> Mapping[str, int]:
+    """Of a step, how many every pod of the gang has."""
+    ranges = slot_ranges(batch.num_slots(job.spec.phases, number), len(job.gang))
+    return {pod: end - first for pod, (first, end) in zip(job.gang, ranges, strict=True)}
 
 
 def _remembering(job: Job, record: step.StepRecord, totals: step.Totals) -> Job:

@@ -23,6 +23,7 @@ Document = dict[str, Any]
 _LATER: Document = {
     "checkpoints": [],
     "data": None,
+    "digest_covers": "state",
     "evaluation": None,
     "rewinds": 0,
     "skipped": [],
@@ -75,6 +76,7 @@ def job_document(job: Job, state: State, now: float) -> Document:
         "link_bytes": progress.totals.link_bytes if progress else 0,
         "exposed_seconds": progress.totals.exposed_seconds if progress else 0.0,
         "data": _data(job),
+        "digest_covers": job.spec.exchange.digest_covers,
         "evaluation": _evaluation(job),
         "rewinds": job.rewinds,
         "skipped": [list(skipped) for skipped in job.skipped],

@@ -13,6 +13,11 @@ CHECKPOINT = {"every": 10}
         ({"dtype": "int8", "reproducible": True}, None, "reproducible"),
         ({"dtype": "int8"}, CHECKPOINT, "error_feedback"),
         ({"dtype": "bfloat16", "error_feedback": True}, CHECKPOINT, "error_feedback"),
+        ({"dtype": "int4"}, None, "dtype"),
+        ({"mode": "diloco", "reproducible": True}, None, "reproducible"),
+        ({"mode": "streaming_diloco", "overlap": False}, None, "overlap"),
+        ({"mode": "diloco", "dtype": "bfloat16", "rounding": "stochastic"}, None, "rounding"),
+        ({"mode": "streaming_diloco", "dtype": "int4"}, CHECKPOINT, "mode"),
     ],
 )
 def test_what_contradicts_itself_is_refused(exchange, checkpoint, field) -> None:
@@ -29,6 +34,8 @@ def test_what_contradicts_itself_is_refused(exchange, checkpoint, field) -> None
         ({"dtype": "int8", "rounding": "stochastic"}, None),
         ({"dtype": "int8", "error_feedback": False}, CHECKPOINT),
         ({"reproducible": False}, CHECKPOINT),
+        ({"mode": "diloco"}, None),
+        ({"mode": "streaming_diloco", "dtype": "int4", "rounding": "stochastic"}, None),
     ],
 )
 def test_what_fits_together_is_taken(exchange, checkpoint) -> None:

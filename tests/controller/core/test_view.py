@@ -9,6 +9,7 @@ import pytest
 from controller.core import events, view
 from controller.core.cluster import Traffic
 from controller.core.evaluation import Part
+from controller.core.exchange import ExchangeRule
 from controller.core.job import Job
 from controller.core.sources import DataSource, progress
 from tests.controller.core.test_saving import saves
@@ -26,7 +27,7 @@ MORE_JOB_FIELDS = {
     "checkpoints",
     *("admitted_at", "bundle", "eta_seconds", "exposed_seconds", "link_bytes", "loss_is_finite"),
     "parameters",
-    *("data", "evaluation", "rewinds", "skipped"),
+    *("data", "digest_covers", "evaluation", "rewinds", "skipped"),
 }
 
 STEP_FIELDS = {
@@ -281,11 +282,13 @@ def test_what_is_planned_of_a_last_epoch_follows_what_was_seen_of_it() -> None:
 def test_documents_written_before_a_field_was_there_have_it_empty() -> None:
     document = _document(_trained())
     later = {"checkpoints", "data", "evaluation", "rewinds", "skipped"}
-    old = {name: value for name, value in document.items() if name not in later}
+    old = {n: v for n, v in document.items() if n not in {*later, "digest_covers"}}
     completed = view.completed(old)
     assert set(completed) == set(document)
     assert {name: completed[name] for name in old} == old
     assert not any(completed[name] for name in later)
+    # All that was ever trained so far.
+    assert completed["digest_covers"] == "state"
     assert view.completed(document) == document
 
 
@@ -301,3 +304,10 @@ def test_job_document_tells_the_newest_evaluation_and_no_number_as_null(loss: fl
     assert found["step"] == 1
     expected = [2.0, pytest.approx(2.0 / math.log(2))] if math.isfinite(loss) else [None, None]
     assert [found["loss"], found["bits_per_byte"]] == expected
+
+
+@pytest.mark.parametrize(
+    ("mode", "covers"), [("full", "state"), ("diloco", "outer"), ("streaming_diloco", "outer")]
+)
+def test_job_document_says_what_digests_are_of(mode: str, covers: str) -> None:
+    assert ExchangeRule(mode=mode).digest_covers == covers
