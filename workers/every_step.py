@@ -36,6 +36,7 @@ class EveryStep:
     ) -> None:
         """`adds` are the program's additions of two sums, by segment."""
         self._order, self._run, self._agree = order, run, agree
+        self._has_digest = "digest" in program.components
         rule = order.exchange
         self._sends_nodes = rule.reproducible and rule.dtype == "float32"
         """Else one sum, which costs less where a pod's slots are not one node, and whose bits
@@ -81,8 +82,14 @@ class EveryStep:
         self._reduction.applied()
         return params
 
-    def digest(self, params: Group, optimizer: Group) -> jax.Array:
-        return self._run("digest", params, optimizer)[0][0]
+    def digest(self, params: Group, optimizer: Group) -> jax.Array | None:
+        return self._run("digest", params, optimizer)[0][0] if self._has_digest else None
+
+    def shared_state(self, params: Group, optimizer: Group) -> list[jax.Array]:
+        return [*params, *optimizer]
+
+    def own_state(self, params: Group, optimizer: Group) -> dict[str, jax.Array]:
+        return {}
 
     def close(self) -> None:
         self._reduction.close()

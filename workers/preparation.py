@@ -11,11 +11,10 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 from workers.checkpoint.layout import CheckpointError, Manifest, step_folder
-from workers.checkpoint.reader import restore
+from workers.checkpoint.reader import restore, restore_member_state
 from workers.checkpoint.saver import Saver
 from workers.data.batches import BatchPlan
 from workers.data.dataset import TokenDataset, open_dataset
@@ -24,12 +23,11 @@ from workers.evaluation import Evaluator
 from workers.exchange.agreement import PodAgreement
 from workers.exchange.base import GradientExchange, Membership
 from workers.exchange.tree import subtrees
+from workers.member_state import Restored
 from workers.orders import CheckpointPlace, CheckpointWritten, JobOrder, Phase, Ready, Report
 from workers.program import Program, load, read_bundle
 from workers.run import Run
-from workers.training import Training
-
-Restored = tuple[Manifest, Mapping[str, jax.Array]]
+from workers.training import Training, member_arrays
 
 
 def prepare(
@@ -71,22 +69,29 @@ def prepare(
     run.program, run.fields = program, program.record_fields
     if data_steps:
         run.target_steps = min(run.target_steps, data_steps)
-    restored = _restored(order.restore, program) if order.restore else None
-    state = restored[1] if restored else None
+    written, restored = None, None
+    if order.restore:
+        written, restored = _restored(order, order.restore, program)
     batches = _prefetcher(run, program, dataset, plan) if dataset is not None else None
     run.seen_through = batches.seen_through if batches is not None else None
     try:
         run.training = Training(
-            order, program, batches, exchange, agreement, state, run.target_steps
+            order,
+            program,
+            batches,
+            exchange,
+            agreement,
+            restored,
+            run.target_steps,
         )
     except BaseException:
         if batches is not None:
             batches.close()
         raise
-    if order.restore and restored:
-        _check_bits(restored[0], order.restore, run.training)
+    if order.restore and written:
+        _check_bits(written, order.restore, run.training)
     if order.checkpoint_every:
-        run.saver = Saver(order, program, _with_position(plan, report))
+        run.saver = Saver(order, program, _with_position(plan, report), run.training.member_state())
     return Ready(
         assignment=order.assignment,
         ready_seconds=time.perf_counter() - start,
@@ -133,10 +138,15 @@ def _largest_contribution(order: JobOrder, manifest: Mapping[str, Any]) -> int:
     return once * (num_sums + (len(order.members) > 2))
 
 
-def _restored(place: CheckpointPlace, program: Program) -> Restored:
+def _restored(
+    order: JobOrder, place: CheckpointPlace, program: Program
+) -> tuple[Manifest, Restored]:
     folder = step_folder(place.directory, place.job, place.step, place.generation)
     wanted = {name: buffer.struct for name, buffer in program.state_buffers.items()}
-    return restore(folder, wanted)
+    manifest, state = restore(folder, wanted)
+    index, num_members = order.member_index, len(order.members)
+    own = restore_member_state(folder, manifest, member_arrays(program), index, num_members)
+    return manifest, Restored(state, own)
 
 
 def _check_bits(manifest: Manifest, place: CheckpointPlace, training: Training) -> None:

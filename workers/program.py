@@ -144,16 +144,27 @@ class Program:
 
     @property
     def state_buffers(self) -> dict[str, Buffer]:
-        """Parameters and optimizer state by a name of their own, in the order of the groups."""
-        return {
-            f"{group}/{buffer.name}": buffer
-            for group in ("params", "optimizer")
-            for buffer in self.groups[group]
-        }
+        """The state that all pods hold alike, by a name of its own, in the order of the groups."""
+        return self._named("params", "optimizer") if self.outer is None else self._named("outer")
+
+    @property
+    def own_buffers(self) -> dict[str, Buffer]:
+        """The state that a pod has for itself, likewise, and what it has sent and not applied yet:
+        all that may be."""
+        if self.outer is None:
+            return {}
+        fragments = [fragment.group for fragment in self.outer.fragments]
+        sent = {f"sent/{name}": buffer for name, buffer in self._named(*fragments).items()}
+        return {**self._named("params", "optimizer"), **sent}
 
     @property
     def has_gradients(self) -> bool:
         return bool(self.segments)
+
+    def _named(self, *groups: str) -> dict[str, Buffer]:
+        return {
+            f"{group}/{buffer.name}": buffer for group in groups for buffer in self.groups[group]
+        }
 
     def buffers(self, names: Sequence[str]) -> list[Buffer]:
         """Those of several groups, in order."""

@@ -40,8 +40,16 @@ class Synchronisation(Protocol):
         not to. Raises what gradients() raises."""
         ...
 
-    def digest(self, params: Group, optimizer: Group) -> jax.Array:
-        """Lanes of a digest of what all pods hold."""
+    def digest(self, params: Group, optimizer: Group) -> jax.Array | None:
+        """Lanes of a digest of what all pods hold alike; None when the program has none."""
+        ...
+
+    def shared_state(self, params: Group, optimizer: Group) -> list[jax.Array]:
+        """What all pods hold alike, in the order of Program.state_buffers."""
+        ...
+
+    def own_state(self, params: Group, optimizer: Group) -> dict[str, jax.Array]:
+        """What this pod has for itself, by names of Program.own_buffers."""
         ...
 
     def close(self) -> None:

@@ -12,17 +12,19 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import jax
 import numpy as np
 
+from workers.checkpoint.snapshot import Copy, snapshot_of
 from workers.every_step import EveryStep
 from workers.exchange.agreement import PodAgreement
 from workers.exchange.base import GradientExchange
 from workers.exchange.tree import SlotFold, maximal_subtrees
 from workers.in_flight import Spent, StepInFlight, sha256_of
+from workers.member_state import MemberArray, Restored, Takeover
 from workers.orders import JobOrder
 from workers.outer.synchronisation import OuterSynchronisation
 from workers.program import Group, Program, Segment
@@ -39,6 +41,15 @@ class BatchSource(Protocol):
     def close(self) -> None: ...
 
 
+def member_arrays(program: Program) -> dict[str, MemberArray]:
+    """What a training may be given of a checkpoint as its member's own state, by name. What others
+    have sent is summed, since it counts once; of what they trained, one is gone on with."""
+    return {
+        name: MemberArray(buffer.struct, Takeover.SUM if name.startswith("sent/") else Takeover.ONE)
+        for name, buffer in program.own_buffers.items()
+    }
+
+
 class Training:
     """State and step of one generation. Used by the executor's thread only."""
 
@@ -49,12 +60,12 @@ class Training:
         batches: BatchSource | None,
         exchange: GradientExchange,
         agreement: PodAgreement,
-        restored: Mapping[str, jax.Array] | None = None,
+        restored: Restored | None = None,
         target_steps: int | None = None,
     ) -> None:
         """`target_steps` are those the data lasts for, when they are fewer than the order's.
-        `restored` is the state to start from, by the names of Program.state_buffers; without it,
-        the state is initialised from the order's seed."""
+        `restored` is the state to start from, by the names of Program.state_buffers and
+        Program.own_buffers; without it, the state is initialised from the order's seed."""
         self._order = order
         self._program = program
         self._batches = batches
@@ -67,6 +78,8 @@ class Training:
         on_cpu = jax.local_devices()[0].platform == "cpu"
         self._waits_for_each = on_cpu and jax.device_count() > 1
         self._previous: jax.Array | None = None
+        self._copies: dict[frozenset[str], Copy] = {}
+        """By the names that are copied."""
         self.target_steps = order.target_steps if target_steps is None else target_steps
         self.is_leaving = False
         """The hosts of the pod have agreed to leave the job after the last step."""
@@ -75,10 +88,12 @@ class Training:
             seed = jax.device_put(np.uint32(order.seed), sharding)
             self._params, self._optimizer = self._run("init", [seed])
         else:
-            state = [restored[name] for name in program.state_buffers]
-            num_params = len(program.groups["params"])
-            self._params, self._optimizer = state[:num_params], state[num_params:]
-        self._synchronisation = self._synchronised_by(exchange)
+            held = {**restored.shared, **restored.own}
+            self._params, self._optimizer = (
+                [held[f"{group}/{buffer.name}"] for buffer in program.groups[group]]
+                for group in ("params", "optimizer")
+            )
+        self._synchronisation = self._synchronised_by(exchange, restored)
         jax.block_until_ready((self._params, self._optimizer))
         self._last_end = time.perf_counter()
         self._paused_seconds = 0.0
@@ -89,15 +104,30 @@ class Training:
         return [*self._params, *self._optimizer]
 
     def named_state(self) -> dict[str, jax.Array]:
-        """The state by the names of Program.state_buffers."""
-        return dict(zip(self._program.state_buffers, self.state, strict=True))
+        """The state that all pods hold alike, by the names of Program.state_buffers."""
+        shared = self._synchronisation.shared_state(self._params, self._optimizer)
+        return dict(zip(self._program.state_buffers, shared, strict=True))
+
+    def member_state(self) -> dict[str, jax.Array]:
+        """What this member has for itself after the last applied step, by names of
+        Program.own_buffers: copies, which nothing that training does later changes or donates, and
+        may be in the making. The same names at all members of a gang."""
+        own = self._synchronisation.own_state(self._params, self._optimizer)
+        names = frozenset(own)
+        if names not in self._copies:
+            buffers = self._program.own_buffers
+            self._copies[names] = snapshot_of({name: buffers[name].struct for name in own})
+        return dict(self._copies[names](own))
+
+    def digest(self) -> jax.Array | None:
+        """Lanes of a digest of the state that all pods hold alike; None when the program has none.
+        Returns at once."""
+        return self._synchronisation.digest(self._params, self._optimizer)
 
     def state_sha256(self) -> bytes:
-        """Digest of the state; empty when the program has none. Waits for the devices."""
-        if "digest" not in self._program.components:
-            return b""
-        lanes = self._run("digest", self._params, self._optimizer)[0][0]
-        return sha256_of(lanes)
+        """The same as a digest; empty when the program has none. Waits for the devices."""
+        lanes = self.digest()
+        return b"" if lanes is None else sha256_of(lanes)
 
     def begin(self) -> None:
         """The first step's clock starts now."""
@@ -148,13 +178,19 @@ class Training:
         self._params = params
         return self._applied(step, record[0], spent)
 
-    def _synchronised_by(self, exchange: GradientExchange) -> Synchronisation:
+    def _synchronised_by(
+        self, exchange: GradientExchange, restored: Restored | None
+    ) -> Synchronisation:
         shared = (self._order, self._program, exchange, self._run, self._adds, self._agree)
         outer = self._program.outer
         if outer is None:
             return EveryStep(*shared)
         return OuterSynchronisation(
-            *shared, outer=outer, params=self._params, last_step=self.target_steps
+            *shared,
+            outer=outer,
+            params=self._params,
+            last_step=self.target_steps,
+            restored=restored,
         )
 
     def _offer_own_sums(self, step: int, spent: Spent) -> None:
@@ -201,7 +237,7 @@ class Training:
             return None
         if step % order.digest_every and step != self.target_steps:
             return None
-        return self._synchronisation.digest(self._params, self._optimizer)
+        return self.digest()
 
     def _run(self, component: str, *groups: Group) -> list[Group]:
         outputs = self._program.components[component](*groups)

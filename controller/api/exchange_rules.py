@@ -15,18 +15,20 @@ def exchange_problems(document: dict[str, Any]) -> list[SpecProblem]:
         return []
     dtype = section.get("dtype", "float32")
     if section.get("mode") in OUTER_MODES:
-        found = _outer_problems(document, section)
+        found = _outer_problems(section)
     else:
-        found = _full_problems(document, section, dtype)
+        found = _full_problems(section, dtype)
     if section.get("rounding") == "stochastic" and dtype not in ("int8", "int4"):
         detail = f"{dtype} is always rounded to the nearest"
         found.append(_problem("rounding", detail, "leave it out, or use dtype: int8"))
+    if dtype != "float32" and section.get("error_feedback", True) and document.get("checkpoint"):
+        detail = "what encoding lost is not in checkpoints in this version"
+        hint = "leave checkpoint out, or set error_feedback: false"
+        found.append(_problem("error_feedback", detail, hint, "not-available"))
     return found
 
 
-def _full_problems(
-    document: dict[str, Any], section: dict[str, Any], dtype: Any
-) -> list[SpecProblem]:
+def _full_problems(section: dict[str, Any], dtype: Any) -> list[SpecProblem]:
     """Where gradients are exchanged after every step."""
     found = []
     if dtype == "int4":
@@ -36,14 +38,10 @@ def _full_problems(
     if section.get("reproducible") is True and dtype != "float32":
         detail = f"sums of {dtype} depend on the number of pods; all pods still agree"
         found.append(_problem("reproducible", detail, "leave it out, or use dtype: float32"))
-    if dtype != "float32" and section.get("error_feedback", True) and document.get("checkpoint"):
-        detail = "what encoding lost is not in checkpoints in this version"
-        hint = "leave checkpoint out, or set error_feedback: false"
-        found.append(_problem("error_feedback", detail, hint, "not-available"))
     return found
 
 
-def _outer_problems(document: dict[str, Any], section: dict[str, Any]) -> list[SpecProblem]:
+def _outer_problems(section: dict[str, Any]) -> list[SpecProblem]:
     """Where pods synchronise every so often."""
     mode, found = section["mode"], []
     if section.get("reproducible") is True:
@@ -53,10 +51,6 @@ def _outer_problems(document: dict[str, Any], section: dict[str, Any]) -> list[S
         detail = "what a pod sends travels for outer.delay steps"
         hint = "leave it out, and set outer.delay: 0 to wait for it"
         found.append(_problem("overlap", detail, hint))
-    if document.get("checkpoint"):
-        detail = f"the pods of {mode} differ, and checkpoints hold one state in this version"
-        hint = "leave checkpoint out, or use mode: full"
-        found.append(_problem("mode", detail, hint, "not-available"))
     return found
 
 

@@ -188,7 +188,7 @@ class Outer(Section):
     Nesterov momentum, moves an anchor by how far they came on average."""
 
     every: Annotated[int, Field(ge=1, le=1 << 24)] | None = None
-    """Steps between two synchronisations of the same parameters, 100 by default. All are
+    """Steps between two synchronisations of the same parameters, 25 by default. All are
     synchronised after the last step."""
     fragments: Annotated[int, Field(ge=1, le=4096)] | None = None
     """Parts that are synchronised one after the other, layer i in part i modulo their number;
@@ -197,7 +197,7 @@ class Outer(Section):
     """Steps that go on while a fragment travels; at most every / fragments. streaming_diloco only,
     5 by default."""
     learning_rate: Annotated[float, Field(ge=0, le=10)] | None = None
-    """0.7 for diloco and 0.4 for streaming_diloco by default."""
+    """0.7 by default."""
     momentum: Annotated[float, Field(ge=0, lt=1)] | None = None
     """0.9 by default."""
     mixing: Annotated[float, Field(ge=0, le=1)] | None = None

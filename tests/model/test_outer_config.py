@@ -40,7 +40,7 @@ def test_streaming_has_as_many_fragments_as_layers_and_steps_allow():
 
 
 def test_streaming_applies_a_fragment_before_it_sends_the_next():
-    for every in (1, 3, 8, 100):
+    for every in (1, 3, 8, 25):
         config = OuterConfig.from_spec(exchange("streaming_diloco", every=every), 16)
         assert config.delay <= every // config.fragments
     assert config.delay == 5

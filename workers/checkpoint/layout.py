@@ -6,6 +6,9 @@
                                    part-1.json
                                    manifest.json  written last, when all parts are complete
 
+A part has this pod's share of what all pods hold alike, and all that is its pod's alone (member
+state), under `member/INDEX/NAME`.
+
 A folder without a manifest is no checkpoint: whoever dies in between leaves nothing that could be
 taken for one. The generation is part of the name, so a job that goes back and comes to the same
 step again never writes over what it may still need.
@@ -20,11 +23,14 @@ import os
 import pathlib
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 logger = logging.getLogger(__name__)
 
-FORMAT = "landbridge.checkpoint/1"
+FORMAT = "landbridge.checkpoint/2"
+READABLE = (FORMAT, "landbridge.checkpoint/1")
+"""The first format had no member state."""
 MANIFEST = "manifest.json"
 
 
@@ -34,19 +40,22 @@ class CheckpointError(Exception):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Manifest:
-    """What is in a checkpoint. `parts` has the names of the arrays in every part, in order."""
+    """What is in a checkpoint. `parts` has the names of the arrays in every part that all pods hold
+    alike, in order; there are as many parts as members wrote."""
 
     job: str
     step: int
     generation: int
     state_sha256: str
-    """Digest of parameters and optimizer state, hex."""
+    """Digest of parameters and optimizer state, hex: of what all pods hold alike."""
     parts: Sequence[Sequence[str]]
     num_bytes: int
     data_position: int
     """Of the data's stream, where the next step begins."""
     skipped: Sequence[Sequence[int]]
     """Positions [first, end) that were passed over, up to there and after."""
+    member_arrays: Sequence[str] = ()
+    """Names of what every part has of its member alone."""
 
 
 def step_folder(root: pathlib.Path, job: str, step: int, generation: int) -> pathlib.Path:
@@ -65,12 +74,23 @@ def part_folder(folder: pathlib.Path, member_index: int) -> pathlib.Path:
     return folder / f"part-{member_index}"
 
 
+def member_name(member_index: int, name: str) -> str:
+    """What an array of a member's own is called in its part."""
+    return f"member/{member_index}/{name}"
+
+
 def describe_part(
-    folder: pathlib.Path, member_index: int, names: Sequence[str], num_bytes: int
+    folder: pathlib.Path,
+    member_index: int,
+    names: Sequence[str],
+    num_bytes: int,
+    member_sha256: Mapping[str, str],
 ) -> None:
-    """Say that a part is complete, and what is in it. Raises OSError."""
+    """Say that a part is complete, and what is in it; `member_sha256` has the digest of every array
+    that is the member's alone, hex. Raises OSError."""
     document = {
         "names": list(names),
+        "member_sha256": dict(member_sha256),
         "num_bytes": num_bytes,
         "files": _file_sizes(part_folder(folder, member_index)),
     }
@@ -79,17 +99,26 @@ def describe_part(
 
 def check_part(folder: pathlib.Path, member_index: int) -> None:
     """Raises CheckpointError when a file is missing or of another size than when it was written."""
-    path = _description(folder, member_index)
-    try:
-        files = json.loads(path.read_text(encoding="utf-8"))["files"]
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    files = _described(folder, member_index, "files")
     part = part_folder(folder, member_index)
     found = _file_sizes(part)
     for name, size in files.items():
         if found.get(name) != size:
             now = f"has {found[name]} bytes" if name in found else "is missing"
             raise CheckpointError(f"{part} is damaged: {name} {now}, of {size}")
+
+
+def member_digests(folder: pathlib.Path, member_index: int) -> dict[str, str]:
+    """Digests of what a part has of its member alone, as it was written. Raises CheckpointError."""
+    return _described(folder, member_index, "member_sha256")
+
+
+def _described(folder: pathlib.Path, member_index: int, field: str) -> dict[str, Any]:
+    path = _description(folder, member_index)
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))[field])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
 
 
 def publish(
@@ -109,6 +138,7 @@ def publish(
     """
     folder = step_folder(root, job, step, generation)
     parts, num_bytes = [], 0
+    member_arrays: list[list[str]] = []
     for index in range(num_members):
         path = _description(folder, index)
         try:
@@ -120,8 +150,21 @@ def publish(
             ) from error
         parts.append(part["names"])
         num_bytes += part["num_bytes"]
+        member_arrays.append(sorted(part["member_sha256"]))
+        if member_arrays[-1] != member_arrays[0]:
+            raise CheckpointError(
+                f"{path} has {member_arrays[-1]} of its own, the part of pod 0 {member_arrays[0]}"
+            )
     manifest = Manifest(
-        job, step, generation, state_sha256, parts, num_bytes, data_position, skipped
+        job,
+        step,
+        generation,
+        state_sha256,
+        parts,
+        num_bytes,
+        data_position,
+        skipped,
+        member_arrays[0],
     )
     _write_at_once(folder / MANIFEST, {"format": FORMAT, **dataclasses.asdict(manifest)})
     _sweep(folder.parent, step, generation)
@@ -144,8 +187,10 @@ def read_manifest(folder: pathlib.Path) -> Manifest:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         found = document.pop("format")
-        if found != FORMAT:
-            raise CheckpointError(f"{path} has format {found!r}, this version reads {FORMAT!r}")
+        if found not in READABLE:
+            raise CheckpointError(
+                f"{path} has format {found!r}, this version reads {' and '.join(READABLE)}"
+            )
         return Manifest(**document)
     except FileNotFoundError as error:
         raise CheckpointError(f"{folder} is no checkpoint: it was never finished") from error

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from workers.checkpoint.layout import describe_part, part_folder
+from workers.checkpoint.layout import describe_part, member_name, part_folder
 
 
 class PartWriter:
@@ -39,14 +39,24 @@ class PartWriter:
         self._checkpointer: Any = ocp.Checkpointer(handler, multiprocessing_options=hosts)
 
     def write(
-        self, folder: pathlib.Path, member_index: int, arrays: Mapping[str, jax.Array]
+        self,
+        folder: pathlib.Path,
+        member_index: int,
+        arrays: Mapping[str, jax.Array],
+        member_state: Mapping[str, jax.Array] | None = None,
+        member_sha256: Mapping[str, str] | None = None,
     ) -> None:
         """Write this member's part of the checkpoint in `folder` and describe it, when all of it is
-        on disk. Raises OSError, and whatever storage libraries raise when a write fails; the disk
-        is then cleared of what there was of the part."""
+        on disk: its share `arrays` of what all hold alike, and its own `member_state`, whose
+        digests `member_sha256` has.
+
+        Raises OSError, and whatever storage libraries raise when a write fails; the disk is then
+        cleared of what there was of the part.
+        """
         part = part_folder(folder, member_index)
-        num_bytes = sum(array.nbytes for array in arrays.values())
-        tree = {key_of(name): array for name, array in arrays.items()}
+        own = {member_name(member_index, name): a for name, a in (member_state or {}).items()}
+        tree = {key_of(name): array for name, array in {**arrays, **own}.items()}
+        num_bytes = sum(array.nbytes for array in tree.values())
         # Of the hosts of a pod, which write it together, one describes it or clears it away.
         is_first = jax.process_index() == 0
         try:
@@ -55,7 +65,7 @@ class PartWriter:
             if tree:  # Orbax refuses an empty one; a pod more than there are arrays has none
                 self._checkpointer.save(part, args=self._orbax.args.PyTreeSave(tree), force=True)
             if is_first:
-                describe_part(folder, member_index, sorted(arrays), num_bytes)
+                describe_part(folder, member_index, sorted(arrays), num_bytes, member_sha256 or {})
         except BaseException:
             if is_first:
                 _clear_away(part)

@@ -50,6 +50,14 @@ class Schedule:
         due = [self._regular(step - self.delay), self._last if step == self.last_step else None]
         return [outer for outer in due if outer is not None]
 
+    def in_flight_after(self, step: int) -> OuterStep | None:
+        """What was sent by then and is applied later."""
+        for sent_after in range(max(1, step - self.delay + 1), step + 1):
+            outer = self._regular(sent_after)
+            if outer is not None and outer.applied_after > step:
+                return outer
+        return None
+
     @property
     def _last(self) -> OuterStep:
         step = self.last_step

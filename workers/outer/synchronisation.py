@@ -10,7 +10,7 @@ schedule and never from when it arrived, so bits do not depend on the link.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
@@ -18,10 +18,11 @@ import numpy as np
 from workers.exchange.base import ExchangeAborted, GradientExchange
 from workers.exchange.tree import Node
 from workers.in_flight import Spent
+from workers.member_state import Restored
 from workers.orders import JobOrder
 from workers.outer.schedule import OuterStep, Schedule
 from workers.payload import Payload
-from workers.program import Group, Outer, Program
+from workers.program import Buffer, Group, Outer, Program
 from workers.reduction.base import Add, Gang, Gradients, SegmentLayout, Sums, add_arrays
 from workers.reduction.choice import reduction_for
 from workers.slot_gradient import Run
@@ -43,10 +44,12 @@ class OuterSynchronisation:
         outer: Outer,
         params: Group,
         last_step: int,
+        restored: Restored | None = None,
     ) -> None:
-        """`adds` are the program's additions of two sums of gradients, by segment."""
+        """`adds` are the program's additions of two sums of gradients, by segment; `params` are
+        where the anchor begins, unless there is something restored."""
         self._order, self._run, self._adds, self._agree = order, run, adds, agree
-        self._outer = outer
+        self._outer, self._groups = outer, program.groups
         self._schedule = Schedule(outer.every, outer.delay, len(outer.fragments), last_step)
         self._weight_sharding = program.groups["weight"][0].sharding
         gang = Gang(
@@ -60,7 +63,14 @@ class OuterSynchronisation:
         self._reduction = reduction_for(gang, order.exchange, order.seed)
         self._is_multi_host = jax.process_count() > 1
         self._own: list[Gradients] = []
-        self._state: Group = run(outer.init, params)[0]
+        self._sent: dict[int, Group] = {}
+        """By fragment, what is sent and not applied yet; a checkpoint has it, to be sent again."""
+        self._to_send_again: OuterStep | None = None
+        if restored is None:
+            self._state: Group = run(outer.init, params)[0]
+        else:
+            self._state = [restored.shared[name] for name in program.state_buffers]
+            self._take_up(order.first_step - 1, program, restored.own)
 
     def offer(self, step: int, segment: int, sums: Sums) -> None:
         self._own.append(as_one(sums, self._adds[segment]))
@@ -85,11 +95,27 @@ class OuterSynchronisation:
     def digest(self, params: Group, optimizer: Group) -> jax.Array:
         return self._run(self._outer.digest, self._state)[0][0]
 
+    def shared_state(self, params: Group, optimizer: Group) -> list[jax.Array]:
+        return list(self._state)
+
+    def own_state(self, params: Group, optimizer: Group) -> dict[str, jax.Array]:
+        groups = {"params": params, "optimizer": optimizer}
+        for index, fragment in self._sent.items():
+            groups[f"sent/{self._outer.fragments[index].group}"] = fragment
+        return {
+            f"{group}/{buffer.name}": array
+            for group, arrays in groups.items()
+            for buffer, array in zip(self._groups[group.removeprefix("sent/")], arrays, strict=True)
+        }
+
     def close(self) -> None:
         self._reduction.close()
 
     def _synchronised(self, step: int, params: Group, spent: Spent) -> Group:
         sent, due = self._schedule.sent_after(step), self._schedule.applied_after(step)
+        if self._to_send_again is not None:
+            self._offer(self._to_send_again, spent)
+            self._to_send_again = None
         for outer_step in due:
             if outer_step != sent:
                 params = self._apply(outer_step, params, spent)
@@ -105,9 +131,14 @@ class OuterSynchronisation:
         weight = [jax.device_put(np.float32(share), self._weight_sharding)]
         for index in outer_step.fragments:
             component = self._outer.fragments[index].gradient
-            fragment = self._run(component, params, self._state, weight)
+            self._sent[index] = self._run(component, params, self._state, weight)[0]
+        self._offer(outer_step, spent)
+
+    def _offer(self, outer_step: OuterStep, spent: Spent) -> None:
+        for index in outer_step.fragments:
             key = self._order.key(outer_step.number, index)
-            self._reduction.offer(key, {member_node(self._order.member_index): fragment})
+            mine = {member_node(self._order.member_index): [self._sent[index]]}
+            self._reduction.offer(key, mine)
             spent.link_bytes += self._reduction.link_bytes(key)
 
     def _apply(self, outer_step: OuterStep, params: Group, spent: Spent) -> Group:
@@ -118,7 +149,21 @@ class OuterSynchronisation:
             component = self._outer.fragments[outer_step.fragments[0]].update
         params, self._state = self._run(component, params, self._state, *groups)
         self._reduction.applied()
+        self._sent = {}
         return params
+
+    def _take_up(self, step: int, program: Program, own: Mapping[str, jax.Array]) -> None:
+        """What was under way after the step that is gone on from is sent again. Where this pod has
+        none of it, since fewer pods wrote it, the others have all of the sum."""
+        self._to_send_again = self._schedule.in_flight_after(step)
+        if self._to_send_again is None:
+            return
+        for index in self._to_send_again.fragments:
+            group = self._outer.fragments[index].group
+            self._sent[index] = [
+                own[name] if (name := f"sent/{group}/{buffer.name}") in own else _zeros(buffer)
+                for buffer in program.groups[group]
+            ]
 
     def _totals(self, outer_step: OuterStep, params: Group, spent: Spent) -> list[Gradients]:
         if self._has_peers:
@@ -135,6 +180,10 @@ class OuterSynchronisation:
     def _members(self, number: int) -> list[list[Node]]:
         """Every member sends one sum."""
         return [[member_node(member)] for member in range(len(self._order.members))]
+
+
+def _zeros(buffer: Buffer) -> jax.Array:
+    return jax.device_put(np.zeros(buffer.shape, buffer.dtype), buffer.sharding)
 
 
 def _layout(program: Program, group: str) -> SegmentLayout:

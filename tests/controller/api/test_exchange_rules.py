@@ -17,7 +17,7 @@ CHECKPOINT = {"every": 10}
         ({"mode": "diloco", "reproducible": True}, None, "reproducible"),
         ({"mode": "streaming_diloco", "overlap": False}, None, "overlap"),
         ({"mode": "diloco", "dtype": "bfloat16", "rounding": "stochastic"}, None, "rounding"),
-        ({"mode": "streaming_diloco", "dtype": "int4"}, CHECKPOINT, "mode"),
+        ({"mode": "streaming_diloco", "dtype": "int4"}, CHECKPOINT, "error_feedback"),
     ],
 )
 def test_what_contradicts_itself_is_refused(exchange, checkpoint, field) -> None:
@@ -34,7 +34,8 @@ def test_what_contradicts_itself_is_refused(exchange, checkpoint, field) -> None
         ({"dtype": "int8", "rounding": "stochastic"}, None),
         ({"dtype": "int8", "error_feedback": False}, CHECKPOINT),
         ({"reproducible": False}, CHECKPOINT),
-        ({"mode": "diloco"}, None),
+        ({"mode": "diloco"}, CHECKPOINT),
+        ({"mode": "diloco", "dtype": "int4", "error_feedback": False}, CHECKPOINT),
         ({"mode": "streaming_diloco", "dtype": "int4", "rounding": "stochastic"}, None),
     ],
 )

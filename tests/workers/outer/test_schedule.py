@@ -65,6 +65,7 @@ def test_a_fragment_must_be_there_before_the_next_is_sent():
 def test_what_is_sent_is_applied_once_and_before_the_next_is_sent(schedule):
     under_way: list[OuterStep] = []
     numbers = []
+    assert schedule.in_flight_after(0) is None
     for step in range(1, schedule.last_step + 1):
         due, outer = schedule.applied_after(step), schedule.sent_after(step)
         for applied in due:
@@ -76,6 +77,7 @@ def test_what_is_sent_is_applied_once_and_before_the_next_is_sent(schedule):
             assert outer.is_last == (step == schedule.last_step)
             if outer not in due:
                 under_way.append(outer)
+        assert [schedule.in_flight_after(step)] == (under_way or [None])
     assert under_way == []
     assert numbers == list(range(1, len(numbers) + 1))
 

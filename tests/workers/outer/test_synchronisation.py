@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import dataclasses
+import pathlib
 import threading
 
 import jax
@@ -14,7 +15,15 @@ from tests.workers.conftest import bigram_program, bundle_of, with_outer
 from workers.exchange.agreement import SoleAgreement
 from workers.exchange.base import ExchangeAborted, Membership
 from workers.exchange.loopback import LoopbackExchange, LoopbackLink
-from workers.orders import Assignment, BatchPhase, ExchangeRule, JobOrder, Member
+from workers.member_state import Restored
+from workers.orders import (
+    Assignment,
+    BatchPhase,
+    CheckpointPlace,
+    ExchangeRule,
+    JobOrder,
+    Member,
+)
 from workers.program import Component, Program, load, read_bundle
 from workers.training import Training
 
@@ -79,7 +88,10 @@ class Gang:
     exchanges: list[LoopbackExchange]
 
     @classmethod
-    def of(cls, program, num_pods, rule=FLOAT32, steps=STEPS, num_slots=NUM_SLOTS):
+    def of(
+        cls, program, num_pods, rule=FLOAT32, steps=STEPS, num_slots=NUM_SLOTS, after=0, states=()
+    ):
+        """With `states`, one for each member, from the step `after` on."""
         link = LoopbackLink()
         exchanges = [LoopbackExchange(link) for _ in range(num_pods)]
         slots = tuple(range(*cut) for cut in slot_ranges(num_slots, num_pods))
@@ -88,11 +100,13 @@ class Gang:
         trainings = []
         for index, exchange in enumerate(exchanges):
             assigned = (ASSIGNMENT, "sha256:0", members, index, phases, 0, {}, 1)
-            order = JobOrder(*assigned, target_steps=steps, exchange=rule)
+            place = CheckpointPlace("job", pathlib.Path(), after, 0) if states else None
+            order = JobOrder(*assigned, target_steps=steps, exchange=rule, restore=place)
             peers = {i: f"pod-{i}" for i in range(num_pods) if i != index}
             exchange.join(Membership(ASSIGNMENT.job, 1, index, peers, peers, 1 << 30))
             batches = Batches(order.my_slots)
-            trainings.append(Training(order, program, batches, exchange, SoleAgreement()))
+            state = states[index] if states else None
+            trainings.append(Training(order, program, batches, exchange, SoleAgreement(), state))
         return cls(trainings, exchanges)
 
     def train(self, begin=1):
@@ -112,15 +126,29 @@ class Gang:
             member.close()
 
     def params(self):
-        """Of every member, as bytes by name."""
+        """Of every member, by name."""
         return [
             {
-                name: np.asarray(array)
-                for name, array in member.named_state().items()
-                if name.startswith("params/")
+                f"params/{n}": np.asarray(a)
+                for n, a in zip(("table", "head"), member.state, strict=False)
             }
             for member in self.members
         ]
+
+    def state(self):
+        """What a checkpoint would have, of every member."""
+        return [
+            Restored(copied(member.named_state()), copied(member.member_state()))
+            for member in self.members
+        ]
+
+
+def copied(arrays):
+    """Of memory that nobody shares."""
+    return {
+        name: jax.device_put(np.array(array, copy=True), array.sharding)
+        for name, array in arrays.items()
+    }
 
 
 def digests(records):
@@ -191,7 +219,7 @@ def test_momentum_is_carried_from_one_exchange_to_the_next(full):
         local._params = [jax.numpy.array(array) for array in member._params]
         local.step(step)
         member.step(step)
-        want = {k: np.asarray(v) for k, v in local.named_state().items() if k in names}
+        want = dict(zip(names, map(np.asarray, local.state), strict=False))
         if step % 2 == 0:
             for name in names:
                 gradient = anchor[name] - want[name]
@@ -265,3 +293,52 @@ def test_an_abort_ends_the_wait_for_a_fragment(streaming):
             waiting.result(timeout=60)
     for member in gang.members:
         member.close()
+
+
+@pytest.mark.parametrize(
+    ("after", "rule"),
+    [(3, FLOAT32), (5, FLOAT32), (8, FLOAT32), (5, ExchangeRule("int4", True, False))],
+)
+def test_what_goes_on_from_a_checkpoint_has_the_bits_of_what_never_stopped(streaming, after, rule):
+    """After 3 and 5 a fragment is under way, sent after 2 and 4; after 8 one was sent just now."""
+    undisturbed = Gang.of(streaming, 2, rule).train()
+    stopped = Gang.of(streaming, 2, rule)
+
+    def train(member):
+        return [member.step(step).settle() for step in range(1, after + 1)]
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        before = list(pool.map(train, stopped.members))
+    states = stopped.state()
+    for member in stopped.members:
+        member.close()
+    again = Gang.of(streaming, 2, rule, after=after, states=states)
+    for member, state in zip(again.members, states, strict=True):
+        assert member.state_sha256() == before[0][-1].state_sha256
+        assert state.own.keys() == states[0].own.keys()
+    for whole, first, rest in zip(undisturbed, before, again.train(after + 1), strict=True):
+        assert digests(whole) == digests([*first, *rest])
+        assert [r.values for r in whole] == [r.values for r in [*first, *rest]]
+    # What was under way is sent again, and counted.
+    ours = [r.link_bytes for r in undisturbed[0]]
+    resent = sum(r.link_bytes for r in rest) - sum(ours[after:])
+    assert resent == [n for n in ours[:after] if n][-1]
+
+
+def test_more_pods_go_on_from_what_fewer_have_sent(streaming):
+    gang = Gang.of(streaming, 2)
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda member: [member.step(step) for step in (1, 2, 3)], gang.members))
+    written = gang.state()
+    gang.train(begin=4)
+    names = [name for name in written[0].own if name.startswith("sent/")]
+    assert names
+    nothing = {name: array for name, array in written[0].own.items() if name not in names}
+    states = [*written, Restored(written[0].shared, nothing)]
+    states = [Restored(copied(state.shared), copied(state.own)) for state in states]
+    three = Gang.of(streaming, 3, after=3, states=states)
+    records = three.train(begin=4)
+    # The anchor after step 4 is made of what the two have sent, and of nothing else.
+    two = Gang.of(streaming, 2).train()
+    assert {r[0].state_sha256 for r in records} == {two[0][3].state_sha256}
+    assert_same_params(three)
