@@ -49,7 +49,8 @@ def prepare(
     run.phase = Phase.FETCH
     manifest, parts = read_bundle(run.bundle, order.bundle_digest)
     exchange.join(_membership(order, manifest))
-    earlier = run.program if run.program and run.program.manifest == manifest else None
+    digest = order.bundle_digest
+    earlier = run.program if run.program and run.program.bundle_digest == digest else None
     with concurrent.futures.ThreadPoolExecutor(1, "open-data") as opener:
         batch = manifest["groups"].get("batch")
         opened = None
@@ -57,7 +58,7 @@ def prepare(
             opened = opener.submit(open_dataset, order.data, batch[0]["shape"][1], token_folder)
         run.phase = Phase.COMPILE
         compile_start = time.perf_counter()
-        program = earlier or load(manifest, parts)
+        program = earlier or load(manifest, parts, digest)
         compile_seconds = time.perf_counter() - compile_start
         run.phase = Phase.DATA
         dataset = opened.result() if opened else None

@@ -124,7 +124,11 @@ class Program:
         manifest: Mapping[str, Any],
         components: Mapping[str, Component],
         groups: Mapping[str, list[Buffer]],
+        bundle_digest: str = "",
     ) -> None:
+        """`bundle_digest` names the bundle; numbers that are part of its components, such as a
+        learning rate, are not in the manifest."""
+        self.bundle_digest = bundle_digest
         self.manifest = manifest
         self.components = components
         self.groups = groups
@@ -206,7 +210,9 @@ def pod_mesh(manifest: Mapping[str, Any]) -> Mesh:
     return Mesh(np.array(devices).reshape(shape), axes, axis_types=(AxisType.Auto,) * len(axes))
 
 
-def load(manifest: Mapping[str, Any], parts: Mapping[str, bytes]) -> Program:
+def load(
+    manifest: Mapping[str, Any], parts: Mapping[str, bytes], bundle_digest: str = ""
+) -> Program:
     """Compile every component for this pod's devices."""
     mesh = pod_mesh(manifest)
     groups = {
@@ -216,7 +222,7 @@ def load(manifest: Mapping[str, Any], parts: Mapping[str, bytes]) -> Program:
     components = {
         name: _compile(parts[name], entry, groups) for name, entry in manifest["components"].items()
     }
-    return Program(manifest, components, groups)
+    return Program(manifest, components, groups, bundle_digest)
 
 
 def _compile(

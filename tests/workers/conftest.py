@@ -28,7 +28,9 @@ class Bundle:
     data: bytes
 
 
-def bigram_program(mesh: tuple[int, int], microbatch: int = 4) -> Program:
+def bigram_program(
+    mesh: tuple[int, int], microbatch: int = 4, learning_rate: float = 0.5
+) -> Program:
     """Predicts the next byte from this one, with every kind of sharding in it."""
     table = Buffer("table", (VOCABULARY, WIDTH), "float32", (None, ("data",)))
     head = Buffer("head", (WIDTH, VOCABULARY), "float32", (("data",), None))
@@ -57,7 +59,7 @@ def bigram_program(mesh: tuple[int, int], microbatch: int = 4) -> Program:
         return tuple(a + b for a, b in zip(arrays[:half], arrays[half:], strict=True))
 
     def apply_update(table, head, count, head_grad, table_grad, value, weight):
-        rate = 0.5 / weight
+        rate = learning_rate / weight
         new = (table - rate * table_grad, head - rate * head_grad, count + 1)
         return *new, jnp.stack([value / weight])
 
