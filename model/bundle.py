@@ -6,6 +6,7 @@ exist here. Reading a bundle is the worker's business.
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import io
 import json
@@ -57,6 +58,7 @@ def manifest(program: Program, platform: str) -> dict[str, Any]:
             }
             for segment in program.segments
         ],
+        "outer": None if program.outer is None else dataclasses.asdict(program.outer),
         **{fact: program.facts.get(fact) for fact in _FACTS},
     }
 

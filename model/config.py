@@ -21,6 +21,7 @@ from model.fields import (
     variant,
     variant_problems,
 )
+from model.outer_config import OUTER_MODES, outer_fit_problems, outer_problems
 from model.schedule import (
     SCHEDULES,
     ConstantSchedule,
@@ -122,14 +123,16 @@ class SlotConfig:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ExchangeConfig:
-    """In how many segments the layers' gradients become ready; None leaves it to the model."""
+    """In how many segments the layers' gradients become ready, where None leaves it to the model;
+    and how pods synchronise. The rest of the outer modes is model.outer_config's."""
 
     segments: int | None = integer(at_least=1, at_most=4096, default=None)
+    mode: str = choice("full", *OUTER_MODES, "auto", default="full")
 
     @classmethod
     def from_spec(cls, exchange: Mapping[str, Any]) -> Self:
-        """The segments a spec's `exchange` section names; its other keys are not ours to read."""
-        return cls(segments=exchange.get("segments"))
+        """What a spec's `exchange` section says of it; its other keys are not ours to read."""
+        return cls(segments=exchange.get("segments"), mode=exchange.get("mode", "full"))
 
 
 _PRESET_FIELDS: dict[str, dict[str, Any]] = {
@@ -171,8 +174,8 @@ def problems(request: Mapping[str, Any], *, mesh_pointer: str = "/mesh") -> list
     """Everything wrong with a lowering request, at once; an empty list means it can be lowered.
 
     `request` has `model`, `train` (only microbatch, sequence_length and optimizer are read),
-    `mesh` ({data, model}) and, if it likes, `exchange` (only segments is read). A job spec keeps
-    its mesh elsewhere, so `mesh_pointer` says what to call it.
+    `mesh` ({data, model}) and, if it likes, `exchange` (only segments, mode and outer are read). A
+    job spec keeps its mesh elsewhere, so `mesh_pointer` says what to call it.
     """
     sections = {"model": "/model", "train": "/train", "mesh": mesh_pointer}
     found = [
@@ -199,6 +202,7 @@ def problems(request: Mapping[str, Any], *, mesh_pointer: str = "/mesh") -> list
     return [
         *_mesh_fit_problems(sizes, SlotConfig.from_spec(train), MeshConfig(**mesh), mesh_pointer),
         *_segment_problems(sizes, ExchangeConfig.from_spec(exchange)),
+        *outer_fit_problems(exchange, sizes.num_layers),
     ]
 
 
@@ -251,8 +255,9 @@ def _train_problems(train: Mapping[str, Any]) -> list[Problem]:
 
 
 def _exchange_problems(exchange: Mapping[str, Any]) -> list[Problem]:
-    given = {name: exchange[name] for name in ("segments",) if exchange.get(name) is not None}
-    return field_problems(given, ExchangeConfig, "/exchange")
+    names = ("segments", "mode")
+    given = {name: exchange[name] for name in names if exchange.get(name) is not None}
+    return [*field_problems(given, ExchangeConfig, "/exchange"), *outer_problems(exchange)]
 
 
 def _segment_problems(model: ModelConfig, exchange: ExchangeConfig) -> list[Problem]:

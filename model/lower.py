@@ -3,8 +3,9 @@
     python -m model.lower REQUEST.json --out DIR
 
 The request is {"model": {}, "train": {"microbatch", "sequence_length", "optimizer": {}}, "mesh":
-{"data", "model"}, "exchange": {"segments"}, "platform", "name"}; without `exchange` the model
-decides the number of segments (model.segments). Exit 0: the last line of stdout is {"digest",
+{"data", "model"}, "exchange": {"segments", "mode", "outer": {}}, "platform", "name"}; without
+`exchange` the model decides the number of segments (model.segments), and pods exchange gradients
+after every step. Exit 0: the last line of stdout is {"digest",
 "path", "bytes", "manifest"}. Exit 3: the request is wrong and the line is {"problems": [{"pointer",
 "detail", "hint"}]}. Anything else is a traceback and exit 1. The request is checked before jax is
 imported.
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from model import config
 from model.fields import Problem
+from model.outer_config import OuterConfig
 
 if TYPE_CHECKING:
     from model.program import Program
@@ -64,14 +66,16 @@ def program_of(request: dict[str, Any]) -> Program:
     # Importing jax costs a second, which the answer to a wrong request need not wait for.
     from model import palm_program
 
-    train = request["train"]
+    train, exchange = request["train"], request.get("exchange", {})
+    model = config.ModelConfig.from_spec(request["model"])
     return palm_program.palm_program(
         request["name"],
-        config.ModelConfig.from_spec(request["model"]),
+        model,
         config.optimizer_from_spec(train.get("optimizer", {})),
         config.SlotConfig.from_spec(train),
         config.MeshConfig(**request["mesh"]).shape,
-        config.ExchangeConfig.from_spec(request.get("exchange", {})).segments,
+        config.ExchangeConfig.from_spec(exchange).segments,
+        OuterConfig.from_spec(exchange, model.num_layers),
     )
 
 

@@ -42,6 +42,8 @@ class DeviceBytes:
     activations: int
     residuals: int
     """What encoding gradients for the link has lost and keeps for the next step."""
+    outer: int = 0
+    """Anchor, momentum and the fragment under way, where pods synchronise every so often."""
 
     @property
     def total(self) -> int:
@@ -55,9 +57,10 @@ def device_bytes(
     *,
     gradients: int = 1,
     residuals: float = 0.0,
+    fragments: int | None = None,
 ) -> DeviceBytes:
     """The need of one device that holds so many gradients at once, and so many float32 residuals of
-    a gradient's size."""
+    a gradient's size. `fragments` are those of the outer optimizer, None without one."""
     elements = shard_elements(model, mesh)
     item = ITEM_BYTES[model.param_dtype]
     return DeviceBytes(
@@ -66,6 +69,7 @@ def device_bytes(
         gradients=gradients * elements * item,
         activations=_activation_bytes(model, slot, mesh),
         residuals=round(residuals * elements * 4),
+        outer=4 * (2 * elements + -(-elements // fragments)) if fragments else 0,
     )
 
 

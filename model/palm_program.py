@@ -14,6 +14,8 @@ import optax
 from model import digest, flops, palm
 from model.config import ModelConfig, OptimizerConfig, SlotConfig
 from model.optimizer import build_optimizer
+from model.outer import OuterOptimizer
+from model.outer_config import OuterConfig
 from model.palm_gradient import Arrays, PalmGradient
 from model.program import Buffer, Component, Group, Program
 from model.segments import segment_count
@@ -28,11 +30,14 @@ def palm_program(
     slot: SlotConfig,
     mesh_shape: tuple[int, int],
     num_segments: int | None = None,
+    outer_config: OuterConfig | None = None,
 ) -> Program:
     """The program of one job; the configurations must have passed model.config.problems. The number
-    of segments of the layers is model.segments.segment_count unless given."""
+    of segments of the layers is model.segments.segment_count unless given. With `outer_config`, the
+    pods synchronise by it, and not after every step."""
     gradient = PalmGradient(model, slot, mesh_shape, num_segments or segment_count(model))
     step = _PalmStep(model, optimizer, gradient)
+    outer = OuterOptimizer(gradient.params, outer_config) if outer_config else None
     tokens = slot.microbatch * slot.sequence_length
     length = slot.sequence_length
     segments = gradient.segments()
@@ -41,7 +46,7 @@ def palm_program(
     return Program(
         name=name,
         mesh_shape=mesh_shape,
-        groups=gradient.groups() | step.groups(),
+        groups=gradient.groups() | step.groups() | (outer.groups() if outer else {}),
         components={
             "init": Component(step.init, ("seed",), ("params", "optimizer")),
             **gradient.components(),
@@ -55,9 +60,11 @@ def palm_program(
                 step.evaluate, ("params", "batch"), ("metrics",), flops=evaluate_flops
             ),
             "digest": Component(step.digest, ("params", "optimizer"), ("digest",)),
+            **(outer.components() if outer else {}),
         },
         slot=gradient.calls(),
         segments=segments,
+        outer=outer.plan() if outer else None,
         facts={
             "parameters": flops.parameter_count(model),
             "compute_dtype": model.compute_dtype,

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from model import flops
 from model.config import MeshConfig, ModelConfig, SlotConfig
 from model.memory import ITEM_BYTES, OPTIMIZER_MOMENTS, DeviceBytes, device_bytes
+from model.outer_config import OuterConfig
 from model.pipeline import Pipeline, microbatches_for
 from model.slot_tree import SlotRange, gradients_at_once, part_sizes
 
@@ -33,6 +34,8 @@ class Job:
     link_dtype: str = "float32"
     error_feedback: bool = False
     """Whether what a smaller dtype loses on the link is kept for the next step."""
+    outer: OuterConfig | None = None
+    """Where pods do not exchange after every step."""
 
     @property
     def num_slots(self) -> int:
@@ -103,15 +106,15 @@ class Plan:
     hardware_flops_per_token: int
     bytes_per_device: DeviceBytes
     link_bytes_per_host_per_step: int
-    """Sent by the busiest host, to all its peers together."""
+    """Sent by the busiest host, to all its peers together; on average."""
     checkpoint_bytes: int
     speed: Speed
     pipeline: PipelinePlan | None
     """None with one pod."""
 
 
-LINK_ITEM_BYTES = {"float32": 4.0, "bfloat16": 2.0, "int8": 1.0 + 4 / 256}
-"""Bytes of a number on the link; blocks of 256 int8 share a float32."""
+LINK_ITEM_BYTES = {"float32": 4.0, "bfloat16": 2.0, "int8": 1.0 + 4 / 256, "int4": 0.5 + 4 / 256}
+"""Bytes of a number on the link; blocks of 256 int8 or int4 share a float32."""
 
 
 def plan(job: Job, assumptions: Assumptions) -> Plan:
@@ -130,6 +133,7 @@ def plan(job: Job, assumptions: Assumptions) -> Plan:
             job.mesh,
             gradients=gradients_at_once(job.slots),
             residuals=_residuals_at_once(job),
+            fragments=job.outer.fragments if job.outer else None,
         ),
         link_bytes_per_host_per_step=link_bytes_per_host(job),
         checkpoint_bytes=numbers
@@ -140,19 +144,22 @@ def plan(job: Job, assumptions: Assumptions) -> Plan:
 
 
 def link_bytes_per_host(job: Job) -> int:
-    """Bytes the busiest host of the gang sends in a step; 0 with one pod.
+    """Bytes the busiest host of the gang sends in a step, on average; 0 with one pod.
 
     A host has 1/hosts of a gradient. In float32 it sends one for every part of the slot tree that
     its pod sums by itself, in fewer bits one in all. Two pods send each other all of it; of more,
-    each sums up its share of what the others send, and sends the total on.
+    each sums up its share of what the others send, and sends the total on. Where pods synchronise
+    every so often, each sends one sum of everything in so many steps.
     """
     pods = len(job.slots)
     numbers = flops.parameter_count(job.model) + flops.norm_scale_count(job.model)
     gradient = -(-numbers // job.hosts_per_pod) * LINK_ITEM_BYTES[job.link_dtype]
     parts = 1
-    if job.link_dtype == "float32":
+    if job.link_dtype == "float32" and job.outer is None:
         parts = max(len(part_sizes(job.num_slots, *slots)) for slots in job.slots)
     sent = parts if pods == 2 else (parts + 1) * (pods - 1) / pods
+    if job.outer is not None:
+        return round((pods > 1) * sent * gradient / job.outer.every)
     return round((pods > 1) * sent * (gradient + NUM_METRICS * 4))
 
 
@@ -180,15 +187,18 @@ def _speed(job: Job, given: Assumptions) -> Speed:
     tokens = job.num_slots * job.tokens_per_slot
     model_flops = flops.model_flops_per_token(job.model, job.slot.sequence_length)
     hardware_flops = flops.hardware_flops_per_token(job.model, job.slot.sequence_length)
-    exposed = _exposed_seconds(job, given)
     peak = given.peak_flops_per_second
     pod_peak = peak * job.devices_per_pod if peak is not None else None
-    step: float | None = None
+    step = compute = exposed = None
     if given.tokens_per_second is not None:
         step = tokens / given.tokens_per_second
-    elif pod_peak is not None and given.mfu is not None and exposed is not None:
-        most = max(end - first for first, end in job.slots) * job.tokens_per_slot
-        step = most * model_flops / (pod_peak * given.mfu) + exposed
+        exposed = _exposed_seconds(job, given, step)
+    else:
+        if pod_peak is not None and given.mfu is not None:
+            most = max(end - first for first, end in job.slots) * job.tokens_per_slot
+            compute = most * model_flops / (pod_peak * given.mfu)
+        exposed = _exposed_seconds(job, given, compute)
+        step = compute + exposed if compute is not None and exposed is not None else None
     rate = tokens / step if step else None
     mfu = hfu = scaling = None
     if rate is not None and pod_peak is not None:
@@ -223,10 +233,17 @@ def _pipeline(job: Job, speed: Speed) -> PipelinePlan:
     )
 
 
-def _exposed_seconds(job: Job, given: Assumptions) -> float | None:
-    """Every host sends and receives at once, so a transfer takes as long as its sending."""
+def _exposed_seconds(job: Job, given: Assumptions, step_seconds: float | None) -> float | None:
+    """Every host sends and receives at once, so a transfer takes as long as its sending. That of a
+    fragment is hidden behind the steps of its delay, which take `step_seconds` each."""
     if len(job.slots) == 1:
         return 0.0
     if given.link_bytes_per_second is None:
         return None
-    return link_bytes_per_host(job) / given.link_bytes_per_second
+    transfer = link_bytes_per_host(job) / given.link_bytes_per_second
+    if job.outer is None or not job.outer.delay:
+        return transfer
+    if step_seconds is None:
+        return None
+    hidden = job.outer.delay * step_seconds * job.outer.fragments / job.outer.every
+    return max(0.0, transfer - hidden)

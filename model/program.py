@@ -84,12 +84,38 @@ class Segment:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Fragment:
+    """A part of the parameters that pods synchronise together: the group of its outer gradient, and
+    the components that compute it and that apply the sum over the pods."""
+
+    group: str
+    gradient: str
+    update: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Outer:
+    """How pods synchronise that do not after every step: each fragment every so many steps, applied
+    so many steps after it was sent, and all at the end."""
+
+    every: int
+    delay: int
+    fragments: tuple[Fragment, ...]
+    init: str
+    """The state `outer` from the parameters."""
+    finish: str
+    """From all fragments, after the last step."""
+    digest: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Program:
     """Everything a worker needs to know, apart from how it is written down.
 
     `slot` computes the gradient of one slot from params and batch; a name stands for what the last
     call that output it returned. `segments` are in the order in which they become complete, which
     is when the last of their groups was output. Both are empty in a program without gradients.
+    `outer` is None where pods exchange these gradients after every step.
     `facts` are the manifest's other entries (parameters, FLOPs per token and so on); None where a
     program has no such number.
     """
@@ -100,6 +126,7 @@ class Program:
     components: Mapping[str, Component]
     slot: tuple[Call, ...] = ()
     segments: tuple[Segment, ...] = ()
+    outer: Outer | None = None
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def buffers(self, names: tuple[str, ...]) -> Group:

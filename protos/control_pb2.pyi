@@ -21,6 +21,7 @@ class ExchangeDtype(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     EXCHANGE_DTYPE_FLOAT32: _ClassVar[ExchangeDtype]
     EXCHANGE_DTYPE_BFLOAT16: _ClassVar[ExchangeDtype]
     EXCHANGE_DTYPE_INT8: _ClassVar[ExchangeDtype]
+    EXCHANGE_DTYPE_INT4: _ClassVar[ExchangeDtype]
 
 class Phase(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -39,6 +40,7 @@ EXCHANGE_DTYPE_UNSPECIFIED: ExchangeDtype
 EXCHANGE_DTYPE_FLOAT32: ExchangeDtype
 EXCHANGE_DTYPE_BFLOAT16: ExchangeDtype
 EXCHANGE_DTYPE_INT8: ExchangeDtype
+EXCHANGE_DTYPE_INT4: ExchangeDtype
 PHASE_UNSPECIFIED: Phase
 PHASE_FETCH: Phase
 PHASE_DATA: Phase

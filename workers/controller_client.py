@@ -53,6 +53,7 @@ _DTYPES = {
     pb.EXCHANGE_DTYPE_FLOAT32: "float32",
     pb.EXCHANGE_DTYPE_BFLOAT16: "bfloat16",
     pb.EXCHANGE_DTYPE_INT8: "int8",
+    pb.EXCHANGE_DTYPE_INT4: "int4",
 }
 
 

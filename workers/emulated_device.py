@@ -35,11 +35,14 @@ class PacedComponent:
 
 
 def load_at(
-    flops_per_second: float, manifest: Mapping[str, Any], parts: Mapping[str, bytes]
+    flops_per_second: float,
+    manifest: Mapping[str, Any],
+    parts: Mapping[str, bytes],
+    bundle_digest: str = "",
 ) -> Program:
     """As workers.program.load, for devices of this many FLOP/s each. What the manifest gives no
     FLOPs for takes the time it takes."""
-    program = load(manifest, parts)
+    program = load(manifest, parts, bundle_digest)
     rate = flops_per_second * jax.device_count()
     components = {
         name: PacedComponent(component, flops / rate)
@@ -47,4 +50,4 @@ def load_at(
         else component
         for name, component in program.components.items()
     }
-    return Program(manifest, components, program.groups)
+    return Program(manifest, components, program.groups, bundle_digest)

@@ -1,5 +1,4 @@
-"""State that each member of a gang has for itself, beside the parameters and the optimizer's state,
-of which all hold the same bits.
+"""State that each member of a gang has for itself, beside that of which all hold the same bits.
 
 A member is a pod by its index in the gang. `Training.member_state` gives such arrays by name; a
 checkpoint holds those of every member, and `Training` takes them when it is made. What a member
@@ -10,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+from collections.abc import Mapping
 
 import jax
 
@@ -31,6 +31,14 @@ class MemberArray:
     struct: jax.ShapeDtypeStruct
     """With the sharding on the pod's own mesh."""
     takeover: Takeover
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Restored:
+    """What a checkpoint gives a pod, by name: what all pods hold alike, and its own."""
+
+    shared: Mapping[str, jax.Array]
+    own: Mapping[str, jax.Array]
 
 
 def sources(takeover: Takeover, index: int, num_members: int, num_written: int) -> list[int]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from workers.data.report import SourceReport
+from workers.exchange.base import StepKey
 
 
 class Phase(enum.Enum):
@@ -65,11 +66,11 @@ class ExchangeRule:
     """How gradients cross the link."""
 
     dtype: str = "float32"
-    """float32, bfloat16 or int8; sums are float32 whatever it is."""
+    """float32, bfloat16, int8 or int4; sums are float32 whatever it is."""
     stochastic_rounding: bool = False
-    """Of int8; else to the nearest."""
+    """Of int8 and int4; else to the nearest."""
     error_feedback: bool = True
-    """Whether what encoding lost is added to the next step's gradient."""
+    """Whether what encoding lost is added to what is sent next."""
     overlap: bool = True
     """Whether a segment travels while the next is computed."""
     reproducible: bool = True
@@ -117,6 +118,10 @@ class JobOrder:
     def phase(self, step: int) -> BatchPhase:
         """The one that `step` is in."""
         return self.phases[bisect.bisect_right(self.phases, step, key=_first_step) - 1]
+
+    def key(self, step: int, segment: int) -> StepKey:
+        """What this job sends is known by."""
+        return StepKey(self.assignment.job, self.assignment.generation, step, segment)
 
     def my_slots(self, step: int) -> range:
         """This pod's slots of a step."""

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 from workers.checkpoint.layout import CheckpointError, Manifest, step_folder
@@ -23,19 +22,12 @@ from workers.data.prefetch import Prefetcher
 from workers.evaluation import Evaluator
 from workers.exchange.agreement import PodAgreement
 from workers.exchange.base import GradientExchange, Membership
+from workers.exchange.tree import subtrees
+from workers.member_state import Restored
 from workers.orders import CheckpointPlace, CheckpointWritten, JobOrder, Phase, Ready, Report
 from workers.program import Loader, Program, load, read_bundle
 from workers.run import Run
-from workers.training import Training, member_arrays, subtrees
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Restored:
-    """What a checkpoint gives this pod."""
-
-    manifest: Manifest
-    state: Mapping[str, jax.Array]
-    member_state: Mapping[str, jax.Array]
+from workers.training import Training, member_arrays
 
 
 def prepare(
@@ -58,7 +50,8 @@ def prepare(
     run.phase = Phase.FETCH
     manifest, parts = read_bundle(run.bundle, order.bundle_digest)
     exchange.join(_membership(order, manifest))
-    earlier = run.program if run.program and run.program.manifest == manifest else None
+    digest = order.bundle_digest
+    earlier = run.program if run.program and run.program.bundle_digest == digest else None
     with concurrent.futures.ThreadPoolExecutor(1, "open-data") as opener:
         batch = manifest["groups"].get("batch")
         opened = None
@@ -66,7 +59,7 @@ def prepare(
             opened = opener.submit(open_dataset, order.data, batch[0]["shape"][1], token_folder)
         run.phase = Phase.COMPILE
         compile_start = time.perf_counter()
-        program = earlier or load(manifest, parts)
+        program = earlier or load(manifest, parts, digest)
         compile_seconds = time.perf_counter() - compile_start
         run.phase = Phase.DATA
         dataset = opened.result() if opened else None
@@ -78,7 +71,9 @@ def prepare(
     run.program, run.fields = program, program.record_fields
     if data_steps:
         run.target_steps = min(run.target_steps, data_steps)
-    restored = _restored(order, order.restore, program) if order.restore else None
+    written, restored = None, None
+    if order.restore:
+        written, restored = _restored(order, order.restore, program)
     batches = _prefetcher(run, program, dataset, plan) if dataset is not None else None
     run.seen_through = batches.seen_through if batches is not None else None
     try:
@@ -88,16 +83,15 @@ def prepare(
             batches,
             exchange,
             agreement,
-            restored.state if restored else None,
+            restored,
             run.target_steps,
-            restored.member_state if restored else None,
         )
     except BaseException:
         if batches is not None:
             batches.close()
         raise
-    if order.restore and restored:
-        _check_bits(restored.manifest, order.restore, run.training)
+    if order.restore and written:
+        _check_bits(written, order.restore, run.training)
     if order.checkpoint_every:
         run.saver = Saver(order, program, _with_position(plan, report), run.training.member_state())
     return Ready(
@@ -130,23 +124,31 @@ def _largest_contribution(order: JobOrder, manifest: Mapping[str, Any]) -> int:
     Whole arrays are counted: how they are cut over the hosts of a pod is known only once the
     program is compiled, and a host's shards are never more than the whole.
     """
+    outer = manifest.get("outer")
+    if outer:
+        names = [fragment["group"] for fragment in outer["fragments"]]
+        num_sums = 1
+    else:
+        names = [name for segment in manifest["segments"] for name in segment["groups"]]
+        held = [subtrees(phase.num_slots, phase.slots) for phase in order.phases]
+        num_sums = max(len(nodes) for members in held for nodes in members)
     once = sum(
         math.prod(entry["shape"]) * np.dtype(entry["dtype"]).itemsize
-        for segment in manifest["segments"]
-        for name in segment["groups"]
+        for name in names
         for entry in manifest["groups"][name]
     )
-    num_sums = max(len(nodes) for phase in order.phases for nodes in subtrees(phase))
     return once * (num_sums + (len(order.members) > 2))
 
 
-def _restored(order: JobOrder, place: CheckpointPlace, program: Program) -> Restored:
+def _restored(
+    order: JobOrder, place: CheckpointPlace, program: Program
+) -> tuple[Manifest, Restored]:
     folder = step_folder(place.directory, place.job, place.step, place.generation)
     wanted = {name: buffer.struct for name, buffer in program.state_buffers.items()}
     manifest, state = restore(folder, wanted)
     index, num_members = order.member_index, len(order.members)
     own = restore_member_state(folder, manifest, member_arrays(program), index, num_members)
-    return Restored(manifest, state, own)
+    return manifest, Restored(state, own)
 
 
 def _check_bits(manifest: Manifest, place: CheckpointPlace, training: Training) -> None:

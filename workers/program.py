@@ -110,6 +110,28 @@ class Segment:
     """The first row of its parameter that a gradient is of, where others are of other rows."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Fragment:
+    """Parameters that are synchronised together: the group of their outer gradient, the component
+    that computes it, and the one that applies the sum over the pods."""
+
+    group: str
+    gradient: str
+    update: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Outer:
+    """How pods synchronise every so many steps; what is not a number names a component."""
+
+    every: int
+    delay: int
+    fragments: tuple[Fragment, ...]
+    init: str
+    finish: str
+    digest: str
+
+
 class Program:
     """The components of a bundle, compiled for a mesh of this pod's devices."""
 
@@ -118,7 +140,11 @@ class Program:
         manifest: Mapping[str, Any],
         components: Mapping[str, Component],
         groups: Mapping[str, list[Buffer]],
+        bundle_digest: str = "",
     ) -> None:
+        """`bundle_digest` names the bundle; numbers that are part of its components, such as a
+        learning rate, are not in the manifest."""
+        self.bundle_digest = bundle_digest
         self.manifest = manifest
         self.components = components
         self.groups = groups
@@ -129,6 +155,8 @@ class Program:
             for entry in manifest["segments"]
         ]
         """In the order in which they become complete."""
+        self.outer = _outer(manifest.get("outer"))
+        """None where pods exchange after every step."""
         self.record_fields: list[str] = manifest["groups"]["record"][0]["fields"]
 
     @property
@@ -137,12 +165,18 @@ class Program:
 
     @property
     def state_buffers(self) -> dict[str, Buffer]:
-        """Parameters and optimizer state by a name of their own, in the order of the groups."""
-        return {
-            f"{group}/{buffer.name}": buffer
-            for group in ("params", "optimizer")
-            for buffer in self.groups[group]
-        }
+        """The state that all pods hold alike, by a name of its own, in the order of the groups."""
+        return self._named("params", "optimizer") if self.outer is None else self._named("outer")
+
+    @property
+    def own_buffers(self) -> dict[str, Buffer]:
+        """The state that a pod has for itself, likewise, and what it has sent and not applied yet:
+        all that may be."""
+        if self.outer is None:
+            return {}
+        fragments = [fragment.group for fragment in self.outer.fragments]
+        sent = {f"sent/{name}": buffer for name, buffer in self._named(*fragments).items()}
+        return {**self._named("params", "optimizer"), **sent}
 
     @property
     def has_gradients(self) -> bool:
@@ -151,6 +185,11 @@ class Program:
     def gradients(self, segment: Segment) -> list[Buffer]:
         """The gradients of a segment, in order, each by the name of its parameter."""
         return self.buffers([name for name in segment.groups if name != METRICS])
+
+    def _named(self, *groups: str) -> dict[str, Buffer]:
+        return {
+            f"{group}/{buffer.name}": buffer for group in groups for buffer in self.groups[group]
+        }
 
     def buffers(self, names: Sequence[str]) -> list[Buffer]:
         """Those of several groups, in order."""
@@ -192,7 +231,9 @@ def pod_mesh(manifest: Mapping[str, Any]) -> Mesh:
     return Mesh(np.array(devices).reshape(shape), axes, axis_types=(AxisType.Auto,) * len(axes))
 
 
-def load(manifest: Mapping[str, Any], parts: Mapping[str, bytes]) -> Program:
+def load(
+    manifest: Mapping[str, Any], parts: Mapping[str, bytes], bundle_digest: str = ""
+) -> Program:
     """Compile every component for this pod's devices."""
     mesh = pod_mesh(manifest)
     groups = {
@@ -202,11 +243,11 @@ def load(manifest: Mapping[str, Any], parts: Mapping[str, bytes]) -> Program:
     components = {
         name: _compile(parts[name], entry, groups) for name, entry in manifest["components"].items()
     }
-    return Program(manifest, components, groups)
+    return Program(manifest, components, groups, bundle_digest)
 
 
-Loader = Callable[[Mapping[str, Any], Mapping[str, bytes]], Program]
-"""Makes what read_bundle returns runnable."""
+Loader = Callable[[Mapping[str, Any], Mapping[str, bytes], str], Program]
+"""Makes what read_bundle returns runnable; the last argument is the bundle's digest."""
 
 
 def _compile(
@@ -237,6 +278,13 @@ def _buffer(entry: Mapping[str, Any], mesh: Mesh) -> Buffer:
 def _call(entry: Mapping[str, Any]) -> Call:
     values = {name: int(value) for name, value in entry["values"].items()}
     return Call(entry["component"], tuple(entry["inputs"]), tuple(entry["outputs"]), values)
+
+
+def _outer(entry: Mapping[str, Any] | None) -> Outer | None:
+    if entry is None:
+        return None
+    fragments = tuple(Fragment(**fragment) for fragment in entry["fragments"])
+    return Outer(**{**entry, "fragments": fragments})
 
 
 def _platform_of(name: str) -> str:

@@ -13,9 +13,10 @@ from workers.checkpoint.saver import Saver
 from workers.data.errors import DataError
 from workers.evaluation import Evaluator
 from workers.exchange.base import ExchangeError, PeerUnreachable
+from workers.in_flight import StepInFlight
 from workers.orders import Applied, Faulted, JobOrder, Phase
 from workers.program import Program
-from workers.training import StepInFlight, Training
+from workers.training import Training
 
 REPORT_SECONDS = 0.1
 """Steps are reported once the last report is this old, so slow ones one by one; and when half of

@@ -18,6 +18,7 @@ from controller.core.exchange import ExchangeRule
 from controller.core.job import JobSpec
 from controller.core.spikes import SpikePolicy
 from model.config import AdafactorConfig, ModelConfig, optimizer_from_spec
+from model.outer_config import OuterConfig
 from model.segments import segment_count
 
 
@@ -32,7 +33,7 @@ def job_spec(spec: Spec, text: str, origin: Origin | None = None) -> JobSpec:
         "model": normalised["model"],
         "train": {key: train[key] for key in ("microbatch", "sequence_length", "optimizer")},
         "mesh": mesh,
-        "exchange": {"segments": normalised["exchange"]["segments"]},
+        "exchange": _program_exchange(normalised["exchange"]),
         # Of the program, not of the job: two jobs of one kind share a bundle.
         "name": "palm",
     }
@@ -60,6 +61,7 @@ def job_spec(spec: Spec, text: str, origin: Origin | None = None) -> JobSpec:
         checkpoint_directory=(checkpoint and checkpoint.directory) or "",
         evaluate_every=spec.train.eval.every if spec.train.eval else 0,
         exchange=ExchangeRule(
+            mode=spec.exchange.mode,
             dtype=spec.exchange.dtype,
             rounding=spec.exchange.rounding,
             error_feedback=spec.exchange.error_feedback,
@@ -80,7 +82,11 @@ def normalise(spec: Spec) -> dict[str, Any]:
     document = spec.model_dump(mode="json", exclude_none=True)
     model = ModelConfig.from_spec(spec.model)
     document["model"] = dataclasses.asdict(model)
-    document["exchange"].setdefault("segments", segment_count(model))
+    exchange = document["exchange"]
+    exchange.setdefault("segments", segment_count(model))
+    outer = OuterConfig.from_spec(exchange, model.num_layers)
+    if outer is not None:
+        exchange["outer"] = dataclasses.asdict(outer)
     document["train"]["optimizer"] = _optimizer(spec)
     evaluate = document["train"].get("eval", {})
     for sources in (document["data"]["sources"], evaluate.get("sources", ())):
@@ -103,6 +109,12 @@ def _data(normalised: dict[str, Any]) -> dict[str, Any]:
     if evaluate:
         data["eval"] = {key: value for key, value in evaluate.items() if key != "every"}
     return data
+
+
+def _program_exchange(exchange: dict[str, Any]) -> dict[str, Any]:
+    """What of the exchange the program is made for."""
+    fields = ("segments", "mode", "outer") if "outer" in exchange else ("segments",)
+    return {field: exchange[field] for field in fields}
 
 
 def _optimizer(spec: Spec) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from controller.core.program import slot_ranges
 from model import planner
 from model.accelerators import ACCELERATORS, Accelerator
 from model.config import MeshConfig, ModelConfig, SlotConfig
+from model.outer_config import OuterConfig
 from model.planner import Assumptions, Job, Plan
 
 
@@ -74,19 +75,21 @@ def plan_document(spec: Spec, pods: Iterable[Pod] | None) -> dict[str, Any]:
 
 def _job(spec: Spec, devices: Devices) -> Job:
     train, mesh = spec.train, spec.placement.mesh
+    model = ModelConfig.from_spec(spec.model)
     fewest, _ = pod_range(spec.placement)
     batch = train.global_batch
     if not isinstance(batch, int):
         # The largest batch needs the most memory and is what most of the tokens are trained with.
         batch = max(sequences for _, sequences in batch)
     return Job(
-        model=ModelConfig.from_spec(spec.model),
+        model=model,
         slot=SlotConfig(microbatch=train.microbatch, sequence_length=train.sequence_length),
         mesh=MeshConfig(data=mesh.data, model=mesh.model),
         slots=slot_ranges(batch // train.microbatch, fewest),
         hosts_per_pod=devices.hosts_per_pod,
         link_dtype=spec.exchange.dtype,
         error_feedback=spec.exchange.error_feedback,
+        outer=OuterConfig.from_spec(spec.exchange.model_dump(exclude_none=True), model.num_layers),
     )
 
 

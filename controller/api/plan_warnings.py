@@ -71,7 +71,10 @@ def _link(plan: Plan) -> list[Warned]:
     if not step or exposed is None or exposed <= _EXPOSED_SHARE * step:
         return []
     message = f"{_share(exposed / step)} of a step goes by on the link between the pods"
-    hint = "compress (exchange.dtype), overlap (exchange.overlap), or raise train.global_batch"
+    hint = (
+        "compress (exchange.dtype), overlap (exchange.overlap), raise train.global_batch, or "
+        "synchronise every so many steps (exchange.mode: streaming_diloco)"
+    )
     return [_warning("LinkBound", message, hint)]
 
 

@@ -183,15 +183,42 @@ class Placement(Section):
     selector: dict[str, str] | None = None
 
 
+class Outer(Section):
+    """How pods synchronise that train on their own in between: an outer optimizer, SGD with
+    Nesterov momentum, moves an anchor by how far they came on average."""
+
+    every: Annotated[int, Field(ge=1, le=1 << 24)] | None = None
+    """Steps between two synchronisations of the same parameters, 25 by default. All are
+    synchronised after the last step."""
+    fragments: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """Parts that are synchronised one after the other, layer i in part i modulo their number;
+    streaming_diloco only, 4 by default."""
+    delay: Annotated[int, Field(ge=0, le=1 << 24)] | None = None
+    """Steps that go on while a fragment travels; at most every / fragments. streaming_diloco only,
+    5 by default."""
+    learning_rate: Annotated[float, Field(ge=0, le=10)] | None = None
+    """0.7 by default."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """0.9 by default."""
+    mixing: Annotated[float, Field(ge=0, le=1)] | None = None
+    """The share of its own parameters in what a pod goes on with, the rest being the anchor;
+    streaming_diloco only, 0.5 by default."""
+
+
 class Exchange(Section):
     """How gradients cross the link."""
 
     mode: Literal["full", "diloco", "streaming_diloco", "auto"] = "full"
-    dtype: Literal["float32", "bfloat16", "int8"] = "float32"
+    """Gradients after every step, so that all pods hold the same bits; or every so many steps how
+    far each pod came, whose parameters differ in between."""
+    outer: Outer | None = None
+    """Of diloco and streaming_diloco."""
+    dtype: Literal["float32", "bfloat16", "int8", "int4"] = "float32"
+    """int4 is for diloco and streaming_diloco."""
     rounding: Literal["nearest", "stochastic"] = "nearest"
-    """Of int8."""
+    """Of int8 and int4."""
     error_feedback: bool = True
-    """Whether what bfloat16 or int8 lose is added to the next step's gradient. It is in
+    """Whether what fewer bits than float32 lose is added to what is sent next. It is in
     checkpoints; a job that goes on from one and keeps no losses adds it to its first step."""
     overlap: bool = True
     segments: Annotated[int, Field(ge=1, le=4096)] | None = None

@@ -2,8 +2,8 @@
 
 A step counts when every pod of the gang has applied it. Records of one pod arrive in order; those
 of several pods are held until the slowest has reported. Digests of one step must agree over the
-pods. The pods themselves keep within one step of each other (docs/design.md, section 7), so little
-is ever held.
+pods. The pods themselves keep within one step of each other (docs/design.md, section 7), or within
+the steps between two synchronisations (section 15), so little is ever held.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 WINDOW_STEPS = 64
 """Steps granted ahead at least. At PaLM's 17 s a step it is 18 minutes in which the controller may
@@ -65,6 +65,10 @@ class StepRecord:
 def finite(value: float | None) -> float | None:
     """For documents and entries: JSON has no word for what is no number."""
     return value if value is not None and math.isfinite(value) else None
+
+
+Slots = Callable[[int], Mapping[str, int]]
+"""Of a step, how many microbatch slots each pod has."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -202,8 +206,10 @@ def report(
     pod: str,
     records: Sequence[StepRecord],
     source_sequences: tuple[int, ...] = (),
+    slots: Slots | None = None,
 ) -> tuple[Progress, list[MergedStep]]:
-    """Fold one pod's records in; returns the steps that became complete, oldest first.
+    """Fold one pod's records in; returns the steps that became complete, oldest first. `slots` is
+    what pods count for where their losses differ; without it, they count the same.
 
     Records at or before the pod's applied step were reported before and are dropped.
     """
@@ -215,7 +221,7 @@ def report(
         return progress, []
     held = {**progress.held, pod: progress.held[pod] + tuple(fresh)}
     count = min(len(queue) for queue in held.values())
-    merged = _merge_all(held, count, progress.last)
+    merged = _merge_all(held, count, progress.last, slots)
     complete = [m.record for m in merged]
     digests = dict(progress.digests)
     for step in merged:
@@ -261,20 +267,24 @@ def _window_steps(progress: Progress) -> int:
 
 
 def _merge_all(
-    held: Mapping[str, tuple[StepRecord, ...]], count: int, last: StepRecord | None
+    held: Mapping[str, tuple[StepRecord, ...]],
+    count: int,
+    last: StepRecord | None,
+    slots: Slots | None,
 ) -> list[MergedStep]:
     merged: list[MergedStep] = []
     for index in range(count):
-        step = _merge({pod: queue[index] for pod, queue in held.items()}, last)
+        step = _merge({pod: queue[index] for pod, queue in held.items()}, last, slots)
         merged.append(step)
         last = step.record
     return merged
 
 
-def _merge(by_pod: Mapping[str, StepRecord], last: StepRecord | None) -> MergedStep:
-    """Losses agree bit for bit, so any pod's will do. Where the time went is the word of the pod
-    that waited least for the others: they waited for it, or all of them for the link, and what it
-    waited is all that a faster link could save.
+def _merge(
+    by_pod: Mapping[str, StepRecord], last: StepRecord | None, slots: Slots | None
+) -> MergedStep:
+    """Where the time went is the word of the pod that waited least for the others: they waited for
+    it, or all of them for the link, and what it waited is all that a faster link could save.
 
     A merged step lasts from the last pod's end of the step before to the last pod's end of this
     one, so that durations of steps sum to wall time; the slowest pod of each step alone would
@@ -291,10 +301,16 @@ def _merge(by_pod: Mapping[str, StepRecord], last: StepRecord | None) -> MergedS
     exposed = min(pace.exposed_seconds, seconds)
     data_wait = min(pace.data_wait_seconds, seconds - exposed)
     pause = min(pace.pause_seconds, seconds - exposed - data_wait)
+    counts = slots(pace.step) if slots is not None else dict.fromkeys(by_pod, 1)
+    weights = [counts[pod] for pod in by_pod]
+    grad_norms = [r.grad_norm for r in records if r.grad_norm is not None]
     return MergedStep(
         dataclasses.replace(
             pace,
             time=time,
+            loss=_mean([r.loss for r in records], weights),
+            grad_norm=_mean(grad_norms, weights) if len(grad_norms) == len(records) else None,
+            learning_rate=_mean([r.learning_rate for r in records], weights),
             seconds=seconds,
             compute_seconds=seconds - exposed - data_wait - pause,
             exposed_seconds=exposed,
@@ -309,3 +325,10 @@ def _merge(by_pod: Mapping[str, StepRecord], last: StepRecord | None) -> MergedS
         ),
         digests,
     )
+
+
+def _mean(values: Sequence[float], weights: Sequence[int]) -> float:
+    """The weighted mean; where all pods say the same, in the bits that they say it."""
+    if len(set(values)) == 1:
+        return values[0]
+    return sum(v * w for v, w in zip(values, weights, strict=True)) / sum(weights)

@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Mapping
 
-from controller.core import events, exposure, membership, preparing, rewinding, saving, spikes, step
+from controller.core import (
+    batch,
+    events,
+    exposure,
+    membership,
+    preparing,
+    rewinding,
+    saving,
+    spikes,
+    step,
+)
 from controller.core.checkpoint import Mark
 from controller.core.job import Job, JobState, Reason
 from controller.core.liveness import LivenessPolicy
+from controller.core.program import slot_ranges
 from controller.core.spikes import Spike, Verdict
 from controller.core.turn import Entry, Turn
 
@@ -17,7 +30,8 @@ def steps_applied(turn: Turn, event: events.StepsApplied, _policy: LivenessPolic
     if job is None or job.progress is None:
         return
     before = job.progress
-    progress, merged = step.report(before, event.host.pod, event.records, event.source_sequences)
+    pod, seen, slots = event.host.pod, event.source_sequences, functools.partial(_slots, job)
+    progress, merged = step.report(before, pod, event.records, seen, slots)
     totals = before.totals
     turn.measure(dataclasses.replace(job, progress=progress), merged)
     if job.state is not JobState.RUNNING or job.spike is not None:
@@ -71,6 +85,12 @@ def _with_link_news(turn: Turn, job: Job, progress: step.Progress) -> step.Progr
     else:
         turn.note(Entry("link.keeps_up", f"the link keeps up again: {message}", job.id, data=data))
     return dataclasses.replace(progress, waits_for_link=waits)
+
+
+def _slots(job: Job, number: int) -> Mapping[str, int]:
+    """Of a step, how many every pod of the gang has."""
+    ranges = slot_ranges(batch.num_slots(job.spec.phases, number), len(job.gang))
+    return {pod: end - first for pod, (first, end) in zip(job.gang, ranges, strict=True)}
 
 
 def _remembering(job: Job, record: step.StepRecord, totals: step.Totals) -> Job:

@@ -29,6 +29,7 @@ _DTYPES = {
     "float32": pb.EXCHANGE_DTYPE_FLOAT32,
     "bfloat16": pb.EXCHANGE_DTYPE_BFLOAT16,
     "int8": pb.EXCHANGE_DTYPE_INT8,
+    "int4": pb.EXCHANGE_DTYPE_INT4,
 }
 
 _PHASES = {

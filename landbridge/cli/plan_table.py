@@ -32,7 +32,7 @@ def _device(plan: Document) -> list[tuple[str, str, str]]:
     memory = plan["device_memory_bytes"]
     share = f"{figures.percent(need['total'] / memory)} of it" if memory else ""
     held = f"of {gib(memory)}, {share}" if memory else ""
-    parts = ("params", "optimizer", "gradients", "activations", "residuals")
+    parts = ("params", "optimizer", "gradients", "activations", "residuals", "outer")
     return [
         ("memory of a device", gib(need["total"]), held),
         *((f"  {part}", gib(need[part]), "") for part in parts if need[part]),

@@ -1,11 +1,13 @@
 """The planner against what PaLM published (sections 4 and 4.1, appendix B, table 22)."""
 
+import dataclasses
 import itertools
 
 import pytest
 
 from model import planner
 from model.config import PRESETS, MeshConfig, SlotConfig
+from model.outer_config import OuterConfig
 from model.pipeline import Pipeline, microbatches_for
 from model.planner import Assumptions, Job
 
@@ -125,3 +127,45 @@ def test_a_pipeline_waits_and_holds_as_gpipe_says():
         assert fewest == 1 or Pipeline(stages, fewest - 1).bubble > bubble
     with pytest.raises(ValueError, match="between 0 and 1"):
         microbatches_for(4, 1.0)
+
+
+def _with_outer(job: Job, **fields) -> Job:
+    return dataclasses.replace(job, outer=OuterConfig(**fields))
+
+
+def test_outer_steps_send_everything_once_in_so_many_steps():
+    every_step = planner.link_bytes_per_host(palm_540b("int8"))
+    diloco = planner.link_bytes_per_host(_with_outer(palm_540b("int8"), every=100))
+    assert every_step / diloco == pytest.approx(100, rel=1e-3)
+    int4 = planner.link_bytes_per_host(_with_outer(palm_540b("int4"), every=100))
+    float32 = planner.link_bytes_per_host(palm_540b("float32"))
+    assert float32 / int4 == pytest.approx(776, rel=1e-2)
+
+
+def test_a_delay_hides_what_its_steps_take_and_needs_their_time():
+    given = Assumptions(peak_flops_per_second=V4_PEAK, link_bytes_per_second=1e8, mfu=0.474)
+    waiting = _with_outer(palm_540b(), every=100, fragments=4)
+    streaming = _with_outer(palm_540b(), every=100, fragments=4, delay=1)
+    exposed = [planner.plan(job, given).speed.exposed_seconds for job in (waiting, streaming)]
+    # A fragment takes 3.5 s, and a step 17: of 14 s in 100 steps nothing is left.
+    assert exposed == [pytest.approx(0.14, rel=0.03), 0.0]
+    slower = dataclasses.replace(given, link_bytes_per_second=1e7)
+    compute = planner.plan(streaming, given).speed.step_seconds
+    # 35 s a fragment, of which a step hides its length, every 25 steps.
+    transfer = planner.link_bytes_per_host(streaming) / 1e7
+    left = planner.plan(streaming, slower).speed
+    assert left.exposed_seconds == pytest.approx(transfer - compute / 25)
+    assert left.exposed_seconds == pytest.approx(0.7, rel=0.1)
+    assert left.step_seconds == pytest.approx(compute + left.exposed_seconds)
+    unknown = Assumptions(link_bytes_per_second=1e8)
+    assert planner.plan(streaming, unknown).speed.exposed_seconds is None
+    assert planner.plan(waiting, unknown).speed.exposed_seconds == exposed[0]
+
+
+def test_anchor_momentum_and_a_fragment_take_memory():
+    plain = planner.plan(palm_540b(), Assumptions()).bytes_per_device
+    outer = planner.plan(_with_outer(palm_540b(), fragments=4), Assumptions()).bytes_per_device
+    assert plain.outer == 0
+    assert outer.total - plain.total == outer.outer
+    # The optimizer has two moments as well.
+    assert outer.outer == pytest.approx(plain.optimizer * 9 / 8, rel=1e-6)

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import pytest
 
 from model.bundle import bundle_bytes, bundle_digest
+from model.outer import OuterOptimizer
+from model.outer_config import OuterConfig
 from model.program import Buffer, Call, Component, Program, Segment
 
 VOCABULARY = 257
@@ -26,7 +28,9 @@ class Bundle:
     data: bytes
 
 
-def bigram_program(mesh: tuple[int, int], microbatch: int = 4) -> Program:
+def bigram_program(
+    mesh: tuple[int, int], microbatch: int = 4, learning_rate: float = 0.5
+) -> Program:
     """Predicts the next byte from this one, with every kind of sharding in it."""
     table = Buffer("table", (VOCABULARY, WIDTH), "float32", (None, ("data",)))
     head = Buffer("head", (WIDTH, VOCABULARY), "float32", (("data",), None))
@@ -55,7 +59,7 @@ def bigram_program(mesh: tuple[int, int], microbatch: int = 4) -> Program:
         return tuple(a + b for a, b in zip(arrays[:half], arrays[half:], strict=True))
 
     def apply_update(table, head, count, head_grad, table_grad, value, weight):
-        rate = 0.5 / weight
+        rate = learning_rate / weight
         new = (table - rate * table_grad, head - rate * head_grad, count + 1)
         return *new, jnp.stack([value / weight])
 
@@ -114,6 +118,19 @@ def bigram_program(mesh: tuple[int, int], microbatch: int = 4) -> Program:
             Segment(("grads_table", "metrics"), "add_table"),
         ),
         facts={"tokens_per_slot": microbatch * SEQUENCE},
+    )
+
+
+def with_outer(program: Program, config: OuterConfig) -> Program:
+    """The same, synchronised by an outer optimizer; rows of the table play the layers."""
+    table, head = program.groups["params"]
+    layered = dataclasses.replace(table, name="layers/table")
+    outer = OuterOptimizer((layered, head), config)
+    return dataclasses.replace(
+        program,
+        groups={**program.groups, **outer.groups()},
+        components={**program.components, **outer.components()},
+        outer=outer.plan(),
     )
 
 

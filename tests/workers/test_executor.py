@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 import queue
 import threading
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.workers.conftest import bigram_program, bundle_of
 from workers.exchange.agreement import SoleAgreement
 from workers.exchange.base import Membership
 from workers.exchange.loopback import LoopbackExchange, LoopbackLink
@@ -25,6 +27,7 @@ from workers.orders import (
     Released,
     Report,
 )
+from workers.program import read_bundle
 
 WAIT = 60.0
 ASSIGNMENT = Assignment("job", 1)
@@ -77,6 +80,28 @@ def order(
     data = {"sources": sources, "epochs": 2}
     phases = (BatchPhase(1, slots[-1].stop, slots),)
     return JobOrder(ASSIGNMENT, bundle.digest, members, 0, phases, 0, data, 0, target_steps)
+
+
+def test_programs_that_differ_in_a_number_alone_are_not_taken_for_each_other(
+    worker, bigram, tmp_path
+):
+    slower = bundle_of(bigram_program((2, 2), learning_rate=0.25))
+    manifests = [read_bundle(b.data, b.digest)[0] for b in (bigram, slower)]
+    assert manifests[0] == manifests[1]
+    losses = []
+    for number, bundle in enumerate((bigram, slower, slower), 1):
+        assignment = Assignment("job", number)
+        ordered = order(bundle, tmp_path, Member("pod-0", ""))
+        worker.executor.prepare(dataclasses.replace(ordered, assignment=assignment), bundle.data)
+        worker.executor.grant(assignment, 3)
+        records = []
+        while not isinstance(report := worker.heard(), Released):
+            records += report.records if isinstance(report, Applied) else []
+        losses.append([record.values[0] for record in records])
+    first, second, again = losses
+    assert first[0] == second[0]
+    assert first[2] != second[2]
+    assert again == second
 
 
 def test_job_is_prepared_run_as_far_as_granted_and_released(worker, bigram, tmp_path):

@@ -29,8 +29,9 @@ from workers.checkpoint.layout import (
 )
 from workers.checkpoint.writer import key_of
 
-PARAMETERS = "params/"
-"""What names of parameters begin with in a checkpoint, and not in what is exported."""
+PARAMETERS = ("params/", "outer/anchor/")
+"""What names of parameters begin with in a checkpoint, and not in what is exported; the anchor of
+pods that train on their own is what stands for their parameters."""
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
@@ -149,7 +150,8 @@ class _Source:
             if mine:
                 self._find(part_folder(folder, index), mine)
         if not self.parameters:
-            raise CheckpointError(f"{folder} holds no parameters: no name begins with {PARAMETERS}")
+            begin = " or ".join(PARAMETERS)
+            raise CheckpointError(f"{folder} holds no parameters: no name begins with {begin}")
 
     def read(self, name: str) -> np.ndarray:
         """On the host, in rows. Raises CheckpointError."""
@@ -171,7 +173,8 @@ class _Source:
             tree = self._handler.metadata(part).tree
             for name in names:
                 key = key_of(name)
-                self.parameters[name.removeprefix(PARAMETERS)] = _Stored(part, key, tree[key])
+                prefix = next(prefix for prefix in PARAMETERS if name.startswith(prefix))
+                self.parameters[name.removeprefix(prefix)] = _Stored(part, key, tree[key])
         except Exception as error:
             raise _damaged(part, error) from error
 

@@ -11,21 +11,20 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-import hashlib
 import pathlib
 import time
 from collections.abc import Callable, Mapping
 
 import jax
-import numpy as np
 
+from workers import in_flight
 from workers.checkpoint.array_digest import lanes_of, sha256_of
 from workers.checkpoint.layout import step_folder
 from workers.checkpoint.share import shares
 from workers.checkpoint.snapshot import snapshot_of
 from workers.checkpoint.writer import PartWriter
 from workers.orders import CheckpointWritten, JobOrder
-from workers.program import Group, Program
+from workers.program import Program
 from workers.training import Training
 
 _MESSAGE_CHARS = 1000
@@ -36,7 +35,7 @@ class _Part:
     """What a save has started to copy, and what digests are made of."""
 
     share: Mapping[str, jax.Array]
-    lanes: list[Group] | None
+    lanes: jax.Array | None
     """Of the whole state that all pods hold alike; None in a program without a digest."""
     own: Mapping[str, jax.Array]
     own_lanes: Mapping[str, jax.Array]
@@ -61,7 +60,6 @@ class Saver:
         self._mine = shares(sizes, len(order.members))[order.member_index]
         self._num_bytes = sum(sizes[name] for name in self._mine)
         self._snapshot = snapshot_of({name: buffers[name].struct for name in self._mine})
-        self._digest = program.components.get("digest")
         # As in training: with collectives in flight a mesh of CPU devices may start nothing else.
         self._waits_for_devices = (
             jax.local_devices()[0].platform == "cpu" and jax.device_count() > 1
@@ -79,7 +77,7 @@ class Saver:
         self._wait()
         state = training.named_state()
         copies = self._snapshot({name: state[name] for name in self._mine})
-        lanes = self._digest(training.state) if self._digest else None
+        lanes = training.digest()
         own = training.member_state()
         own_lanes = lanes_of(own) if own else {}
         if self._waits_for_devices:
@@ -123,9 +121,9 @@ class Saver:
         state_sha256, error = b"", ""
         try:
             if part.lanes is not None:
-                state_sha256 = hashlib.sha256(np.asarray(part.lanes[0][0]).tobytes()).digest()
-            sha256 = sha256_of(part.own_lanes)
-            self._writer.write(folder, order.member_index, part.share, part.own, sha256)
+                state_sha256 = in_flight.sha256_of(part.lanes)
+            own_sha256 = sha256_of(part.own_lanes)
+            self._writer.write(folder, order.member_index, part.share, part.own, own_sha256)
         except Exception as failure:  # storage libraries raise many kinds
             error = _message(folder, failure)
         self._report(

@@ -10,8 +10,10 @@ import jax.numpy as jnp
 
 Arrays = Mapping[str, jax.Array]
 
+Copy = Callable[[Arrays], Arrays]
 
-def snapshot_of(structs: Mapping[str, jax.ShapeDtypeStruct]) -> Callable[[Arrays], Arrays]:
+
+def snapshot_of(structs: Mapping[str, jax.ShapeDtypeStruct]) -> Copy:
     """Compile a function that copies such arrays, each device its own shards.
 
     It returns at once with arrays in the making; the originals may be donated from then on.

@@ -22,6 +22,7 @@ class StepKey:
 
     job: str
     generation: int
+    # Or the number of the exchange, where pods do not exchange after every step.
     step: int
     segment: int = 0
     # What is sent on after a first round was received: 0 for what a pod computed itself.

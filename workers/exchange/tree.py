@@ -28,6 +28,11 @@ def maximal_subtrees(num_slots: int, first: int, end: int) -> list[Node]:
     return _inside((0, num_slots), first, end)
 
 
+def subtrees(num_slots: int, members: Sequence[range]) -> list[list[Node]]:
+    """Those of every member, whose slots are given."""
+    return [maximal_subtrees(num_slots, slots.start, slots.stop) for slots in members]
+
+
 def _inside(node: Node, first: int, end: int) -> list[Node]:
     if node[1] <= first or end <= node[0]:
         return []

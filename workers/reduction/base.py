@@ -1,8 +1,8 @@
 """A segment's gradients, summed over the gang: the same bits at all pods.
 
-`Training` offers a segment as soon as it is dispatched and asks for totals when nothing is left to
-compute; between the two, a reduction copies, sends, receives and adds on threads of its own. Which
-bytes go where is the reduction's: workers.reduction.direct for two pods,
+A segment is offered as soon as it is dispatched, and its total is asked for when nothing is left to
+do without it; between the two, a reduction copies, sends, receives and adds on threads of its own.
+Which bytes go where is the reduction's: workers.reduction.direct for two pods,
 workers.reduction.scattered for more.
 """
 
@@ -124,7 +124,8 @@ class Reduction(Protocol):
         ...
 
     def applied(self) -> None:
-        """The step whose totals were taken has become part of the state."""
+        """Everything whose total was taken, which is all that was offered, has become part of the
+        state."""
         ...
 
     def member_state(self) -> dict[str, jax.Array]:
@@ -132,8 +133,8 @@ class Reduction(Protocol):
         WholeGradients.member_arrays."""
         ...
 
-    def link_bytes(self, step: int) -> int:
-        """What this host sends to its peers for a step."""
+    def link_bytes(self, key: StepKey) -> int:
+        """What this host sends to its peers for a key."""
         ...
 
     def residual_squares(self) -> Sequence[jax.Array]:

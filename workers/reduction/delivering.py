@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import jax
+import jax.numpy as jnp
 
 from workers.exchange.base import StepKey
 from workers.reduction.base import Gang, Gradients, Reduction, Sums, flat, grouped
-from workers.reduction.residuals import OF_SUMS, OF_TOTALS
+from workers.reduction.residuals import OF_SUMS, OF_TOTALS, Pieces
 
 
 class DeliveringReduction:
@@ -22,15 +23,20 @@ class DeliveringReduction:
         """`lost` is what WholeGradients.member_arrays names, some of it or all."""
         self.clock = inner.clock
         self._inner, self._gang = inner, gang
-        self._owed = [
-            pieces
+        self._owed = {
+            prefix: pieces
             for prefix in (OF_SUMS, OF_TOTALS)
             if (pieces := gang.whole.split(prefix, lost)) is not None
-        ]
+        }
+        self._offered: set[int] = set()
+        self._delivered: set[int] = set()
+        """Segments whose losses are part of the state."""
 
     def offer(self, key: StepKey, sums: Sums) -> None:
         layout = self._gang.segments[key.segment]
-        for pieces in self._owed:
+        self._offered.add(key.segment)
+        owing = () if key.segment in self._delivered else self._owed.values()
+        for pieces in owing:
             # Of several sums of this pod, one is enough.
             node, first = next(iter(sums.items()))
             arrays, owed = flat({node: first}), pieces[key.segment]
@@ -43,20 +49,33 @@ class DeliveringReduction:
 
     def applied(self) -> None:
         self._inner.applied()
-        self._owed = []
+        self._delivered |= self._offered
+        self._offered = set()
 
     def member_state(self) -> dict[str, jax.Array]:
-        """Nothing: what is saved is saved after a step."""
-        return self._inner.member_state()
+        """Nothing, once everything was offered and applied."""
+        if len(self._delivered) == len(self._gang.segments):
+            return self._inner.member_state()
+        return {
+            name: whole
+            for prefix, pieces in self._owed.items()
+            for name, whole in self._gang.whole.join(prefix, self._still_owed(pieces)).items()
+        }
 
     def residual_squares(self) -> Sequence[jax.Array]:
         return self._inner.residual_squares()
 
-    def link_bytes(self, step: int) -> int:
-        return self._inner.link_bytes(step)
+    def link_bytes(self, key: StepKey) -> int:
+        return self._inner.link_bytes(key)
 
     def close(self) -> None:
         self._inner.close()
+
+    def _still_owed(self, pieces: Pieces) -> Pieces:
+        return [
+            [jnp.zeros_like(piece) for piece in owed] if segment in self._delivered else owed
+            for segment, owed in enumerate(pieces)
+        ]
 
 
 @jax.jit

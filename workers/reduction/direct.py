@@ -44,10 +44,10 @@ class DirectReduction:
     def member_state(self) -> dict[str, jax.Array]:
         return {}
 
-    def link_bytes(self, step: int) -> int:
+    def link_bytes(self, key: StepKey) -> int:
         gang = self._gang
-        once = sum(layout.payload.num_bytes for layout in gang.segments)
-        return once * len(gang.subtrees(step)[gang.member_index]) * len(gang.peers)
+        once = gang.segments[key.segment].payload.num_bytes
+        return once * len(gang.subtrees(key.step)[gang.member_index]) * len(gang.peers)
 
     def residual_squares(self) -> list[jax.Array]:
         return []

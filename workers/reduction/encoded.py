@@ -232,7 +232,7 @@ class EncodedReduction:
         return grouped(arrays, self._gang.segments[key.segment].group_sizes)
 
     def applied(self) -> None:
-        """The step whose totals were taken has become part of the state."""
+        """What encoding lost of it is lost for good, or comes next."""
         self._residuals |= self._lost
         self._lost = {}
 
@@ -244,14 +244,11 @@ class EncodedReduction:
             found |= self._gang.whole.join(OF_TOTALS, self._pieces(1))
         return found
 
-    def link_bytes(self, step: int) -> int:
-        num_peers = len(self._gang.peers)
-        sent = 0
-        for lanes, exact in zip(self._lanes, self._exact, strict=True):
-            rows = sum(lane.row_bytes for lane in lanes)
-            # A row to each peer, and with more than two pods this pod's own to each.
-            sent += num_peers * (rows * (2 if self._shares_out else 1) + exact.num_bytes)
-        return sent
+    def link_bytes(self, key: StepKey) -> int:
+        rows = sum(lane.row_bytes for lane in self._lanes[key.segment])
+        # A row to each peer, and with more than two pods this pod's own to each.
+        encoded = rows * (2 if self._shares_out else 1)
+        return len(self._gang.peers) * (encoded + self._exact[key.segment].num_bytes)
 
     def residual_squares(self) -> list[jax.Array]:
         if not self._rule.error_feedback:

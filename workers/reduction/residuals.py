@@ -6,6 +6,7 @@ parameter, so that they fit another mesh, another number of pods or segments, an
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from workers.member_state import MemberArray, Takeover
-from workers.program import Program
+from workers.program import Buffer, Program
 
 OF_SUMS = "residual/"
 """Lost of this pod's own sums: added to its next ones."""
@@ -25,14 +26,20 @@ Pieces = list[list[jax.Array]]
 """By segment, in the order of its buffers."""
 
 
+def losses_in(own: Mapping[str, jax.Array]) -> Arrays:
+    """Of a member's own arrays, those that are losses."""
+    return {name: array for name, array in own.items() if name.startswith((OF_SUMS, OF_TOTALS))}
+
+
 class WholeGradients:
     """Joins the pieces that segments have of a parameter's gradient, and cuts them again."""
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, segments: Sequence[Sequence[Buffer]], firsts: Sequence[int]) -> None:
+        """`segments` are their gradients, by the names of parameters; `firsts` the rows at which
+        they begin."""
         self._places: dict[str, list[tuple[int, int, int]]] = {}
         """Where the pieces of each are, in order: (segment, position, first row)."""
-        self._segments = [program.gradients(segment) for segment in program.segments]
-        firsts = [segment.first for segment in program.segments]
+        self._segments = segments
         for index in sorted(range(len(firsts)), key=firsts.__getitem__):
             for position, buffer in enumerate(self._segments[index]):
                 places = self._places.setdefault(buffer.name, [])
@@ -43,6 +50,22 @@ class WholeGradients:
         pieces = [[buffer.sharding for buffer in buffers] for buffers in self._segments]
         self._joined: Any = jax.jit(self._join, out_shardings=wholes)
         self._cut: Any = jax.jit(self._split, out_shardings=pieces)
+
+    @classmethod
+    def of(cls, program: Program) -> WholeGradients:
+        """Of what a program exchanges. Fragments of an outer gradient are kept as they are: which
+        there are is the program's, whoever goes on with it."""
+        if program.outer is None:
+            segments = [program.gradients(segment) for segment in program.segments]
+            return cls(segments, [segment.first for segment in program.segments])
+        fragments = [
+            [
+                dataclasses.replace(buffer, name=f"{fragment.group}/{buffer.name}")
+                for buffer in program.groups[fragment.group]
+            ]
+            for fragment in program.outer.fragments
+        ]
+        return cls(fragments, [0] * len(fragments))
 
     def member_arrays(self) -> dict[str, MemberArray]:
         """What may be found of losses in a checkpoint."""

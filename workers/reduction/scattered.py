@@ -57,13 +57,11 @@ class ScatteredReduction:
     def member_state(self) -> dict[str, jax.Array]:
         return {}
 
-    def link_bytes(self, step: int) -> int:
-        gang, num_bytes = self._gang, 0
-        num_nodes = len(gang.subtrees(step)[gang.member_index])
-        for parts in self._parts:
-            num_bytes += num_nodes * sum(parts[peer].num_bytes for peer in gang.peers)
-            num_bytes += parts[gang.member_index].num_bytes * len(gang.peers)
-        return num_bytes
+    def link_bytes(self, key: StepKey) -> int:
+        gang, parts = self._gang, self._parts[key.segment]
+        num_nodes = len(gang.subtrees(key.step)[gang.member_index])
+        theirs = num_nodes * sum(parts[peer].num_bytes for peer in gang.peers)
+        return theirs + parts[gang.member_index].num_bytes * len(gang.peers)
 
     def residual_squares(self) -> list[jax.Array]:
         return []

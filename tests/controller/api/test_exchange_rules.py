@@ -9,6 +9,10 @@ from controller.api.exchange_rules import exchange_problems
         ({"rounding": "stochastic"}, "rounding"),
         ({"dtype": "bfloat16", "rounding": "stochastic"}, "rounding"),
         ({"dtype": "int8", "reproducible": True}, "reproducible"),
+        ({"dtype": "int4"}, "dtype"),
+        ({"mode": "diloco", "reproducible": True}, "reproducible"),
+        ({"mode": "streaming_diloco", "overlap": False}, "overlap"),
+        ({"mode": "diloco", "dtype": "bfloat16", "rounding": "stochastic"}, "rounding"),
     ],
 )
 def test_what_contradicts_itself_is_refused(exchange, field) -> None:
@@ -26,6 +30,9 @@ def test_what_contradicts_itself_is_refused(exchange, field) -> None:
         {"dtype": "int8", "error_feedback": True},
         {"dtype": "bfloat16", "error_feedback": False},
         {"reproducible": False},
+        {"mode": "diloco"},
+        {"mode": "diloco", "dtype": "int4", "error_feedback": False},
+        {"mode": "streaming_diloco", "dtype": "int4", "rounding": "stochastic"},
     ],
 )
 def test_what_fits_together_is_taken(exchange) -> None:

@@ -46,7 +46,7 @@ async def test_palm_is_planned_over_rest(controller: Rig) -> None:
 
 
 async def test_what_cannot_run_is_planned_and_said(controller: Rig) -> None:
-    spec = {**PALM_540B, "exchange": {"mode": "diloco"}}
+    spec = {**PALM_540B, "exchange": {"mode": "auto"}}
     answer = await controller.http.post("/api/v1/jobs:plan", json=spec)
     assert codes(answer.json()) == ["NotAvailable"]
     refused = await controller.http.post("/api/v1/jobs:validate", json=spec)

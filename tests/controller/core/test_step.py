@@ -194,3 +194,27 @@ def test_any_order_of_reports_merges_the_same_curve(target: int, seed: int) -> N
     assert set(progress.applied.values()) == {target}
     assert all(not queue for queue in progress.held.values())
     assert progress.totals.link_bytes == 300 * target
+
+
+def test_losses_that_differ_are_averaged_by_what_pods_count_for() -> None:
+    progress = step.begin(9, ["pod-0", "pod-1"])
+    first = record(1, loss=2.0, grad_norm=1.0, learning_rate=0.5)
+    second = record(1, loss=5.0, grad_norm=4.0, learning_rate=0.5)
+    progress, _ = step.report(progress, "pod-0", [first])
+    by_slots = step.report(progress, "pod-1", [second], (), lambda _: {"pod-0": 1, "pod-1": 2})
+    [merged] = by_slots[1]
+    assert (merged.record.loss, merged.record.grad_norm) == (4.0, 3.0)
+    assert merged.record.learning_rate == 0.5
+    [merged] = step.report(progress, "pod-1", [second])[1]
+    assert (merged.record.loss, merged.record.grad_norm) == (3.5, 2.5)
+
+
+def test_losses_that_agree_keep_their_bits() -> None:
+    loss = 0.1 + 0.2
+    progress = step.begin(9, ["pod-0", "pod-1", "pod-2"])
+    for pod in ("pod-0", "pod-1"):
+        progress = _report(progress, pod, 1, loss=loss, grad_norm=None)
+    slots = {"pod-0": 1, "pod-1": 1, "pod-2": 5}
+    last = [record(1, loss=loss, grad_norm=None)]
+    [merged] = step.report(progress, "pod-2", last, (), lambda _: slots)[1]
+    assert merged.record.loss == loss and merged.record.grad_norm is None

@@ -9,6 +9,7 @@ import pytest
 from controller.core import events, view
 from controller.core.cluster import Traffic
 from controller.core.evaluation import Part
+from controller.core.exchange import ExchangeRule
 from controller.core.job import Job
 from controller.core.sources import DataSource, progress
 from tests.controller.core.test_saving import saves
@@ -28,7 +29,7 @@ MORE_JOB_FIELDS = {
     "parameters",
     *("compression_ratio", "float32_bytes", "hidden_seconds", "link_retries", "residual_norm"),
     "warnings",
-    *("data", "evaluation", "rewinds", "skipped"),
+    *("data", "digest_covers", "evaluation", "rewinds", "skipped"),
 }
 
 STEP_FIELDS = {
@@ -288,12 +289,14 @@ def test_documents_written_before_a_field_was_there_have_it_empty() -> None:
     document = _document(_trained())
     later = {"checkpoints", "data", "evaluation", "rewinds", "skipped"}
     later |= {"compression_ratio", "float32_bytes", "hidden_seconds", "link_retries"}
-    later |= {"residual_norm", "warnings"}
+    later |= {"residual_norm", "warnings", "digest_covers"}
     old = {name: value for name, value in document.items() if name not in later}
     completed = view.completed(old)
     assert set(completed) == set(document)
     assert {name: completed[name] for name in old} == old
     assert not any(completed[name] for name in later)
+    # All that was ever trained so far.
+    assert completed["digest_covers"] == "state"
     assert view.completed(document) == document
 
 
@@ -309,3 +312,10 @@ def test_job_document_tells_the_newest_evaluation_and_no_number_as_null(loss: fl
     assert found["step"] == 1
     expected = [2.0, pytest.approx(2.0 / math.log(2))] if math.isfinite(loss) else [None, None]
     assert [found["loss"], found["bits_per_byte"]] == expected
+
+
+@pytest.mark.parametrize(
+    ("mode", "covers"), [("full", "state"), ("diloco", "outer"), ("streaming_diloco", "outer")]
+)
+def test_job_document_says_what_digests_are_of(mode: str, covers: str) -> None:
+    assert ExchangeRule(mode=mode).digest_covers == covers

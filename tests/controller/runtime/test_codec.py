@@ -315,7 +315,7 @@ ORDERS: dict[str, commands.Command] = {
         checkpoint_every=50,
         checkpoint_directory="/checkpoints",
         evaluate_every=25,
-        exchange=ExchangeRule("int8", "stochastic", False, False, False),
+        exchange=ExchangeRule("streaming_diloco", "int4", "stochastic", False, False, False),
         restore=commands.CheckpointPlace("job-0", "/other", commands.CheckpointId(100, 2), "ab"),
         data_start=commands.DataStart(100, 1600),
     ),

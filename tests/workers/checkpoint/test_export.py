@@ -35,10 +35,15 @@ TINY: dict[str, Any] = {
 SHA256 = "ab" * 32
 
 
-def checkpoint(root: pathlib.Path, arrays: dict[str, jax.Array], members: int = 2) -> pathlib.Path:
+def checkpoint(
+    root: pathlib.Path,
+    arrays: dict[str, jax.Array],
+    members: int = 2,
+    prefixes: tuple[str, str] = ("params", "optimizer/momentum"),
+) -> pathlib.Path:
     """A published one of these parameters, and of what an optimizer keeps."""
-    state = {f"params/{name}": array for name, array in arrays.items()}
-    state |= {f"optimizer/momentum/{name}": 2 * array for name, array in arrays.items()}
+    state = {f"{prefixes[0]}/{name}": array for name, array in arrays.items()}
+    state |= {f"{prefixes[1]}/{name}": 2 * array for name, array in arrays.items()}
     state["optimizer/steps"] = jnp.int32(50)
     folder = layout.step_folder(root, "job-1", 50, 2)
     sizes = {name: array.nbytes for name, array in state.items()}
@@ -83,6 +88,16 @@ def test_parameters_come_out_to_the_bit_and_nothing_else(
     size = sum(array.size for array in held.values())
     names = ["config.json", "model.safetensors"]
     assert done == Exported("job-1", 50, SHA256, names, size, 4 * size)
+
+
+def test_an_anchor_stands_for_the_parameters_of_pods_that_differ(tmp_path: pathlib.Path) -> None:
+    held = parameters()
+    prefixes = ("outer/anchor", "outer/momentum")
+    export(checkpoint(tmp_path, held, prefixes=prefixes), tmp_path / "out")
+    found = load_file(tmp_path / "out" / "model.safetensors")
+    assert sorted(found) == sorted(held)
+    for name, array in held.items():
+        np.testing.assert_array_equal(found[name], np.asarray(array))
 
 
 def test_where_it_came_from_goes_with_it(tmp_path: pathlib.Path) -> None:

@@ -1,0 +1,1 @@
+"""Training in which pods synchronise every so often: DiLoCo and Streaming DiLoCo."""
