@@ -139,6 +139,10 @@ class _PalmStep:
         for path, leaf in jax.tree_util.tree_leaves_with_path(self.state):
             keys = [str(getattr(key, "key", getattr(key, "name", None))) for key in path]
             name = "/".join(key for key in keys if key != "None")
+            if name in {buffer.name for buffer in group}:
+                # Several links of a chain of transformations may count steps.
+                place = next(key.idx for key in reversed(path) if hasattr(key, "idx"))
+                name = f"{name}_{place}"
             parameter = like.get(keys[-1])
             spec = parameter.spec if parameter else (None,) * len(leaf.shape)
             group.append(Buffer(name, tuple(leaf.shape), str(leaf.dtype), spec))

@@ -152,3 +152,11 @@ def test_training_on_real_text_lowers_the_loss(small_model, small_parameters, op
     # A byte costs 3.2 nats when only its frequency is known.
     assert losses[0] > 4.5
     assert np.mean(losses[-10:]) < 3.2
+
+
+@pytest.mark.parametrize("optimizer", [AdafactorConfig(), AdamWConfig()])
+def test_groups_every_array_of_the_optimizer_has_a_name_of_its_own(small_model, optimizer):
+    slot = SlotConfig(microbatch=4, sequence_length=16)
+    program = palm_program("small", small_model, optimizer, slot, (1, 1))
+    names = [buffer.name for buffer in program.groups["optimizer"]]
+    assert len(set(names)) == len(names)
