@@ -2,8 +2,10 @@
 
 Follows PaLM: model FLOPs per token are 6N + 12LHQT and utilisation is of model FLOPs (appendix B);
 in a pod everything is one program, and between pods each host sends its share of the gradients to
-the host of the same index (section 4), after the backward pass, so the whole transfer is exposed.
-Weak scaling is the speed against one pod with its share of the batch.
+the host of the same index (section 4). PaLM sent them after the backward pass, so that the whole
+transfer was exposed; with overlap a segment travels while the next is computed, and what is exposed
+is what the link has left to carry then. Weak scaling is the speed against one pod with its share of
+the batch.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from model import flops
+from model import flops, overlap
 from model.config import MeshConfig, ModelConfig, SlotConfig
 from model.memory import ITEM_BYTES, OPTIMIZER_MOMENTS, DeviceBytes, device_bytes
 from model.outer_config import OuterConfig
@@ -32,8 +34,14 @@ class Job:
     slots: Sequence[SlotRange]
     hosts_per_pod: int = 1
     link_dtype: str = "float32"
+    chosen_dtypes: Sequence[str] = ()
+    """Those that may take the place of `link_dtype` while the job runs."""
     error_feedback: bool = False
     """Whether what a smaller dtype loses on the link is kept for the next step."""
+    overlaps: bool = False
+    """Whether gradients travel while others are computed."""
+    num_segments: int = 1
+    """Groups of layers whose gradients become ready one after the other."""
     outer: OuterConfig | None = None
     """Where pods do not exchange after every step."""
 
@@ -47,7 +55,8 @@ class Job:
 
     @property
     def keeps_losses(self) -> bool:
-        return self.error_feedback and self.link_dtype != "float32" and len(self.slots) > 1
+        dtypes = {self.link_dtype, *self.chosen_dtypes}
+        return self.error_feedback and dtypes != {"float32"} and len(self.slots) > 1
 
     @property
     def devices_per_pod(self) -> int:
@@ -189,15 +198,14 @@ def _speed(job: Job, given: Assumptions) -> Speed:
     hardware_flops = flops.hardware_flops_per_token(job.model, job.slot.sequence_length)
     peak = given.peak_flops_per_second
     pod_peak = peak * job.devices_per_pod if peak is not None else None
-    step = compute = exposed = None
+    step = compute = None
     if given.tokens_per_second is not None:
         step = tokens / given.tokens_per_second
-        exposed = _exposed_seconds(job, given, step)
+        exposed = _exposed_of_step(job, given, step)
     else:
         if pod_peak is not None and given.mfu is not None:
-            most = max(end - first for first, end in job.slots) * job.tokens_per_slot
-            compute = most * model_flops / (pod_peak * given.mfu)
-        exposed = _exposed_seconds(job, given, compute)
+            compute = _most_slots(job) * job.tokens_per_slot * model_flops / (pod_peak * given.mfu)
+        exposed = _exposed_beside(job, given, compute)
         step = compute + exposed if compute is not None and exposed is not None else None
     rate = tokens / step if step else None
     mfu = hfu = scaling = None
@@ -233,17 +241,71 @@ def _pipeline(job: Job, speed: Speed) -> PipelinePlan:
     )
 
 
-def _exposed_seconds(job: Job, given: Assumptions, step_seconds: float | None) -> float | None:
-    """Every host sends and receives at once, so a transfer takes as long as its sending. That of a
-    fragment is hidden behind the steps of its delay, which take `step_seconds` each."""
+def _most_slots(job: Job) -> int:
+    """Of the pod that has most of them, for which the others wait."""
+    return max(end - first for first, end in job.slots)
+
+
+def _exposed_beside(job: Job, given: Assumptions, compute: float | None) -> float | None:
+    """What is exposed beside so many seconds of computing in a step.
+
+    Every host sends and receives at once, so a transfer takes as long as its sending.
+    """
+    transfer = _transfer_seconds(job, given)
+    if not transfer:
+        return transfer
+    if job.outer is not None:
+        return _exposed_of_fragments(job, transfer, compute)
+    if not job.overlaps:
+        return transfer
+    if compute is None:
+        return None
+    return max(ready * compute + tail for ready, tail in _tails(job, transfer)) - compute
+
+
+def _exposed_of_step(job: Job, given: Assumptions, step: float) -> float | None:
+    """What is exposed in a step that takes so many seconds. All of it, where the link alone needs
+    longer."""
+    transfer = _transfer_seconds(job, given)
+    if not transfer:
+        return transfer
+    if job.outer is not None:
+        return _exposed_of_fragments(job, transfer, step)
+    if not job.overlaps:
+        return transfer
+    # The step is the longest of ready * compute + tail.
+    compute = min((step - tail) / ready for ready, tail in _tails(job, transfer))
+    return step - max(0.0, compute)
+
+
+def _exposed_of_fragments(job: Job, transfer: float, step: float | None) -> float | None:
+    """A fragment is hidden behind the steps of its delay, which take `step` seconds each."""
+    assert job.outer is not None
+    if not job.outer.delay:
+        return transfer
+    if step is None:
+        return None
+    hidden = job.outer.delay * step * job.outer.fragments / job.outer.every
+    return max(0.0, transfer - hidden)
+
+
+def _transfer_seconds(job: Job, given: Assumptions) -> float | None:
+    """Of what the busiest host sends for a step."""
     if len(job.slots) == 1:
         return 0.0
     if given.link_bytes_per_second is None:
         return None
-    transfer = link_bytes_per_host(job) / given.link_bytes_per_second
-    if job.outer is None or not job.outer.delay:
-        return transfer
-    if step_seconds is None:
-        return None
-    hidden = job.outer.delay * step_seconds * job.outer.fragments / job.outer.every
-    return max(0.0, transfer - hidden)
+    return link_bytes_per_host(job) / given.link_bytes_per_second
+
+
+def _tails(job: Job, transfer: float) -> list[tuple[float, float]]:
+    """For every segment, the share of a step's computing after which it is ready, and the seconds
+    of sending it and all behind it. Sums are complete with a pod's last slot, so only that one's
+    segments become ready one after the other."""
+    slots = _most_slots(job)
+    found = overlap.departures(job.model, job.slot.sequence_length, job.num_segments)
+    whole = found[0].remaining
+    return [
+        ((slots - 1 + departure.ready) / slots, transfer * departure.remaining / whole)
+        for departure in found
+    ]

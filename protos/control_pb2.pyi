@@ -77,7 +77,7 @@ class HostEvent(_message.Message):
     def __init__(self, hello: _Optional[_Union[HostHello, _Mapping]] = ..., inventory: _Optional[_Union[HostInventory, _Mapping]] = ..., program_ready: _Optional[_Union[ProgramReady, _Mapping]] = ..., steps_applied: _Optional[_Union[StepsApplied, _Mapping]] = ..., job_faulted: _Optional[_Union[JobFaulted, _Mapping]] = ..., job_released: _Optional[_Union[JobReleased, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., checkpoint_written: _Optional[_Union[CheckpointWritten, _Mapping]] = ..., checkpoint_published: _Optional[_Union[CheckpointPublished, _Mapping]] = ..., restore_failed: _Optional[_Union[RestoreFailed, _Mapping]] = ..., evaluated: _Optional[_Union[Evaluated, _Mapping]] = ..., link_conditions: _Optional[_Union[LinkConditions, _Mapping]] = ...) -> None: ...
 
 class HostCommand(_message.Message):
-    __slots__ = ("assemble_pod", "prepare_job", "grant_window", "stop_job", "dismiss", "publish_checkpoint", "remove_checkpoint", "save_checkpoint", "set_link_conditions")
+    __slots__ = ("assemble_pod", "prepare_job", "grant_window", "stop_job", "dismiss", "publish_checkpoint", "remove_checkpoint", "save_checkpoint", "set_link_conditions", "change_exchange")
     ASSEMBLE_POD_FIELD_NUMBER: _ClassVar[int]
     PREPARE_JOB_FIELD_NUMBER: _ClassVar[int]
     GRANT_WINDOW_FIELD_NUMBER: _ClassVar[int]
@@ -87,6 +87,7 @@ class HostCommand(_message.Message):
     REMOVE_CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
     SAVE_CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
     SET_LINK_CONDITIONS_FIELD_NUMBER: _ClassVar[int]
+    CHANGE_EXCHANGE_FIELD_NUMBER: _ClassVar[int]
     assemble_pod: AssemblePod
     prepare_job: PrepareJob
     grant_window: GrantWindow
@@ -96,7 +97,8 @@ class HostCommand(_message.Message):
     remove_checkpoint: RemoveCheckpoint
     save_checkpoint: SaveCheckpoint
     set_link_conditions: SetLinkConditions
-    def __init__(self, assemble_pod: _Optional[_Union[AssemblePod, _Mapping]] = ..., prepare_job: _Optional[_Union[PrepareJob, _Mapping]] = ..., grant_window: _Optional[_Union[GrantWindow, _Mapping]] = ..., stop_job: _Optional[_Union[StopJob, _Mapping]] = ..., dismiss: _Optional[_Union[Dismiss, _Mapping]] = ..., publish_checkpoint: _Optional[_Union[PublishCheckpoint, _Mapping]] = ..., remove_checkpoint: _Optional[_Union[RemoveCheckpoint, _Mapping]] = ..., save_checkpoint: _Optional[_Union[SaveCheckpoint, _Mapping]] = ..., set_link_conditions: _Optional[_Union[SetLinkConditions, _Mapping]] = ...) -> None: ...
+    change_exchange: ChangeExchange
+    def __init__(self, assemble_pod: _Optional[_Union[AssemblePod, _Mapping]] = ..., prepare_job: _Optional[_Union[PrepareJob, _Mapping]] = ..., grant_window: _Optional[_Union[GrantWindow, _Mapping]] = ..., stop_job: _Optional[_Union[StopJob, _Mapping]] = ..., dismiss: _Optional[_Union[Dismiss, _Mapping]] = ..., publish_checkpoint: _Optional[_Union[PublishCheckpoint, _Mapping]] = ..., remove_checkpoint: _Optional[_Union[RemoveCheckpoint, _Mapping]] = ..., save_checkpoint: _Optional[_Union[SaveCheckpoint, _Mapping]] = ..., set_link_conditions: _Optional[_Union[SetLinkConditions, _Mapping]] = ..., change_exchange: _Optional[_Union[ChangeExchange, _Mapping]] = ...) -> None: ...
 
 class HostHello(_message.Message):
     __slots__ = ("protocol_version", "pod", "host_index", "num_hosts", "incarnation", "link_address", "coordinator_address", "pid", "join_token")
@@ -320,6 +322,18 @@ class GrantWindow(_message.Message):
     generation: int
     last_step: int
     def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ..., last_step: _Optional[int] = ...) -> None: ...
+
+class ChangeExchange(_message.Message):
+    __slots__ = ("job", "generation", "first_step", "exchange")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    FIRST_STEP_FIELD_NUMBER: _ClassVar[int]
+    EXCHANGE_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    generation: int
+    first_step: int
+    exchange: Exchange
+    def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ..., first_step: _Optional[int] = ..., exchange: _Optional[_Union[Exchange, _Mapping]] = ...) -> None: ...
 
 class StopJob(_message.Message):
     __slots__ = ("job", "generation", "reason")

@@ -58,7 +58,7 @@ _DTYPES = {
 
 
 def assignment_of(
-    message: pb.GrantWindow | pb.StopJob | pb.PrepareJob | pb.SaveCheckpoint,
+    message: (pb.GrantWindow | pb.StopJob | pb.PrepareJob | pb.SaveCheckpoint | pb.ChangeExchange),
 ) -> Assignment:
     return Assignment(message.job, message.generation)
 
@@ -80,13 +80,13 @@ def decode_order(message: pb.PrepareJob, host_index: int, checkpoints: pathlib.P
         checkpoint_directory=directory_of(message.checkpoint_directory, checkpoints),
         skipped=ranges_of(message.skipped),
         evaluate_every=message.evaluate_every_steps,
-        exchange=_exchange_rule(message.exchange),
+        exchange=exchange_rule(message.exchange),
         data_start=(message.data_start.after_step, message.data_start.position),
         restore=(_place(message.restore, checkpoints) if message.HasField("restore") else None),
     )
 
 
-def _exchange_rule(message: pb.Exchange) -> ExchangeRule:
+def exchange_rule(message: pb.Exchange) -> ExchangeRule:
     return ExchangeRule(
         dtype=_DTYPES[message.dtype],
         stochastic_rounding=message.stochastic_rounding,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 
@@ -10,7 +11,7 @@ import jax
 from workers.exchange.base import ExchangeAborted, GradientExchange, StepKey
 from workers.exchange.tree import Node, subtrees
 from workers.in_flight import Spent
-from workers.orders import JobOrder
+from workers.orders import ExchangeRule, JobOrder
 from workers.payload import Payload
 from workers.program import METRICS, Group, Program, Segment
 from workers.reduction.base import Add, Gang, Gradients, SegmentLayout, Sums, flat
@@ -38,10 +39,6 @@ class EveryStep:
         what encoding lost."""
         self._order, self._run, self._agree = order, run, agree
         self._has_digest = "digest" in program.components
-        rule = order.exchange
-        self._sends_nodes = rule.reproducible and rule.dtype == "float32"
-        """Else one sum, which costs less where a pod's slots are not one node, and whose bits
-        depend on the number of pods."""
         self._subtrees = {p.num_slots: subtrees(p.num_slots, p.slots) for p in order.phases}
         self._gang = Gang(
             exchange=exchange,
@@ -51,14 +48,22 @@ class EveryStep:
                 _layout(program, segment, add)
                 for segment, add in zip(program.segments, adds, strict=True)
             ],
-            subtrees=self._subtrees_at if self._sends_nodes else self._sums_at,
+            subtrees=self._subtrees_at,
             whole=WholeGradients.of(program),
         )
-        self._reduction = reduction_for(self._gang, rule, order.seed, lost)
+        self._begin(order.exchange, lost)
         self._is_alone = self._gang.num_members == 1
         self._is_multi_host = jax.process_count() > 1
         self._held_back: list[tuple[StepKey, Sums]] = []
         self._last_offered: list[jax.Array] = []
+
+    def use(self, rule: ExchangeRule) -> None:
+        """Exchange in this way from the next step on. Everything offered has been applied; what
+        encoding lost is taken along, or added to the next step where nothing is kept."""
+        lost = self._reduction.member_state()
+        jax.block_until_ready(lost)
+        self._reduction.close()
+        self._begin(rule, lost)
 
     def offer(self, step: int, segment: int, sums: Sums) -> None:
         if not self._sends_nodes:
@@ -66,7 +71,7 @@ class EveryStep:
             sums = {member_node(self._order.member_index): as_one(sums, add)}
         self._last_offered = flat(sums)
         key = self._order.key(step, segment)
-        if self._order.exchange.overlap or self._is_alone:
+        if self._rule.overlap or self._is_alone:
             self._reduction.offer(key, sums)
         else:
             self._held_back.append((key, sums))
@@ -101,6 +106,15 @@ class EveryStep:
 
     def close(self) -> None:
         self._reduction.close()
+
+    def _begin(self, rule: ExchangeRule, lost: Mapping[str, jax.Array]) -> None:
+        self._rule = rule
+        self._sends_nodes = rule.reproducible and rule.dtype == "float32"
+        """Else one sum, which costs less where a pod's slots are not one node, and whose bits
+        depend on the number of pods."""
+        subtrees_at = self._subtrees_at if self._sends_nodes else self._sums_at
+        self._gang = dataclasses.replace(self._gang, subtrees=subtrees_at)
+        self._reduction = reduction_for(self._gang, rule, self._order.seed, lost)
 
     def _totals(self, step: int, spent: Spent) -> list[Gradients] | None:
         """The total of every segment; None when aborted in a pod of several hosts."""

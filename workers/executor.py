@@ -19,7 +19,15 @@ import jax
 from workers.checkpoint.layout import CheckpointError
 from workers.exchange.agreement import PodAgreement
 from workers.exchange.base import ExchangeAborted, GradientExchange
-from workers.orders import Assignment, JobOrder, Phase, Released, Report, RestoreFailed
+from workers.orders import (
+    Assignment,
+    ExchangeRule,
+    JobOrder,
+    Phase,
+    Released,
+    Report,
+    RestoreFailed,
+)
 from workers.preparation import prepare
 from workers.program import Loader, Program, load
 from workers.run import Control, Run
@@ -76,6 +84,13 @@ class Executor:
             control = self._controls.get(assignment)
             if control is not None:
                 control.save_steps.add(step)
+
+    def change_exchange(self, assignment: Assignment, first_step: int, rule: ExchangeRule) -> None:
+        """Exchange in this way from `first_step` on, which has not been granted yet."""
+        with self._said:
+            control = self._controls.get(assignment)
+            if control is not None:
+                control.changes[first_step] = rule
 
     def stop(self, assignment: Assignment, reason: str) -> None:
         """Leave the job at the next step boundary; Released follows."""
@@ -138,6 +153,9 @@ class Executor:
             if is_first:
                 run.training.begin()
                 is_first = False
+            change = run.control.changes.pop(run.applied + 1, None)
+            if change is not None:
+                run.training.use(change)
             in_flight = run.training.step(run.applied + 1)
             if in_flight is not None:
                 run.applied += 1

@@ -201,6 +201,10 @@ class Host:
             case "grant_window":
                 grant = command.grant_window
                 self._executor.grant(codec.assignment_of(grant), grant.last_step)
+            case "change_exchange":
+                change = command.change_exchange
+                rule = codec.exchange_rule(change.exchange)
+                self._executor.change_exchange(codec.assignment_of(change), change.first_step, rule)
             case "save_checkpoint":
                 save = command.save_checkpoint
                 self._executor.save_after(codec.assignment_of(save), save.step)

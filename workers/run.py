@@ -14,7 +14,7 @@ from workers.data.errors import DataError
 from workers.evaluation import Evaluator
 from workers.exchange.base import ExchangeError, PeerUnreachable
 from workers.in_flight import StepInFlight
-from workers.orders import Applied, Faulted, JobOrder, Phase
+from workers.orders import Applied, ExchangeRule, Faulted, JobOrder, Phase
 from workers.program import Program
 from workers.training import Training
 
@@ -35,6 +35,8 @@ class Control:
     stop_reason: str | None = None
     save_steps: set[int] = dataclasses.field(default_factory=set)
     """Steps after which somebody wants the state saved."""
+    changes: dict[int, ExchangeRule] = dataclasses.field(default_factory=dict)
+    """How to exchange from these steps on; said before they are granted."""
 
 
 @dataclasses.dataclass(slots=True)

@@ -25,7 +25,7 @@ from workers.exchange.base import GradientExchange
 from workers.exchange.tree import SlotFold, maximal_subtrees
 from workers.in_flight import Spent, StepInFlight, sha256_of
 from workers.member_state import MemberArray, Restored, Takeover
-from workers.orders import JobOrder
+from workers.orders import ExchangeRule, JobOrder
 from workers.outer.synchronisation import OuterSynchronisation
 from workers.program import Group, Program, Segment
 from workers.reduction.base import Add, Gradients
@@ -148,6 +148,13 @@ class Training:
         metrics = self._run("evaluate", self._params, self._on_devices(batch))[0]
         names = [buffer.name for buffer in self._program.groups["metrics"]]
         return float(np.asarray(metrics[names.index("loss")]))
+
+    def use(self, rule: ExchangeRule) -> None:
+        """Exchange in this way from the next step on, as all members do. Raises ValueError where
+        pods do not exchange after every step."""
+        if not isinstance(self._synchronisation, EveryStep):
+            raise ValueError(f"pods that synchronise every so often cannot change over to {rule}")
+        self._synchronisation.use(rule)
 
     def close(self) -> None:
         """Stop preparing batches and end the exchange, whose generation must be over where peers

@@ -27,7 +27,6 @@ LIMITS = (
     Limit(("placement", "on_pod_loss"), ("fail",)),
     Limit(("placement", "wait_timeout")),
     Limit(("placement", "selector")),
-    Limit(("exchange", "mode"), ("full", "diloco", "streaming_diloco")),
     Limit(("queue",), ("default",)),
     Limit(("priority",), (0,)),
     Limit(("max_duration",)),

@@ -14,11 +14,14 @@ from controller.api.spec import Spec
 from controller.api.validation import pod_range
 from controller.core.batch import BatchPhase
 from controller.core.checkpoint import Origin
+from controller.core.choosing import DEFAULT_BUDGET, Candidate, ChoicePolicy, Departure
 from controller.core.exchange import ExchangeRule
 from controller.core.job import JobSpec
 from controller.core.spikes import SpikePolicy
+from model import overlap
 from model.config import AdafactorConfig, ModelConfig, optimizer_from_spec
 from model.outer_config import OuterConfig
+from model.planner import LINK_ITEM_BYTES
 from model.segments import segment_count
 
 
@@ -60,20 +63,45 @@ def job_spec(spec: Spec, text: str, origin: Origin | None = None) -> JobSpec:
         checkpoint_keep_best=bool(checkpoint and checkpoint.keep_best),
         checkpoint_directory=(checkpoint and checkpoint.directory) or "",
         evaluate_every=spec.train.eval.every if spec.train.eval else 0,
-        exchange=ExchangeRule(
-            mode=spec.exchange.mode,
-            dtype=spec.exchange.dtype,
-            rounding=spec.exchange.rounding,
-            error_feedback=spec.exchange.error_feedback,
-            overlap=spec.exchange.overlap,
-            reproducible=spec.exchange.reproducible,
-        ),
+        exchange=_rule(spec, spec.exchange.dtype),
+        choice=_choice(spec, normalised["exchange"]) if spec.exchange.mode == "auto" else None,
         spikes=SpikePolicy(**train["spikes"]) if spec.train.spikes else None,
         origin=origin,
         document=json.dumps({"text": text, "normalised": normalised}),
         queue=spec.queue,
         priority=spec.priority,
         labels=dict(spec.labels),
+    )
+
+
+def _rule(spec: Spec, dtype: str) -> ExchangeRule:
+    section = spec.exchange
+    return ExchangeRule(
+        # What auto chooses from are ways of a full exchange.
+        mode="full" if section.mode == "auto" else section.mode,
+        dtype=dtype,
+        rounding=section.rounding,
+        error_feedback=section.error_feedback,
+        overlap=section.overlap,
+        reproducible=section.reproducible,
+    )
+
+
+def _choice(spec: Spec, exchange: dict[str, Any]) -> ChoicePolicy:
+    """From the normalised section of an exchange whose dtype is chosen."""
+    model = ModelConfig.from_spec(spec.model)
+    ready = overlap.departures(model, spec.train.sequence_length, exchange["segments"])
+    return ChoicePolicy(
+        tuple(
+            Candidate(
+                _rule(spec, dtype),
+                tuple(
+                    Departure(each.ready, each.remaining * LINK_ITEM_BYTES[dtype]) for each in ready
+                ),
+            )
+            for dtype in ("float32", *exchange["allow"])
+        ),
+        exchange["budget"],
     )
 
 
@@ -84,6 +112,8 @@ def normalise(spec: Spec) -> dict[str, Any]:
     document["model"] = dataclasses.asdict(model)
     exchange = document["exchange"]
     exchange.setdefault("segments", segment_count(model))
+    if spec.exchange.mode == "auto":
+        _normalise_auto(exchange)
     outer = OuterConfig.from_spec(exchange, model.num_layers)
     if outer is not None:
         exchange["outer"] = dataclasses.asdict(outer)
@@ -93,6 +123,16 @@ def normalise(spec: Spec) -> dict[str, Any]:
         for index, source in enumerate(sources):
             source.setdefault("name", f"source-{index}")
     return document
+
+
+def _normalise_auto(exchange: dict[str, Any]) -> None:
+    """What is allowed in the order in which it is preferred, and nothing that contradicts it."""
+    exchange.setdefault("budget", DEFAULT_BUDGET)
+    given = exchange.get("allow", ())
+    exchange["allow"] = [dtype for dtype in ("bfloat16", "int8") if dtype in given]
+    del exchange["dtype"]
+    if given and exchange["reproducible"]:
+        del exchange["reproducible"]
 
 
 def batch_phases(spec: Spec) -> list[tuple[int, int]]:

@@ -23,6 +23,7 @@ from model.accelerators import ACCELERATORS, Accelerator
 from model.config import MeshConfig, ModelConfig, SlotConfig
 from model.outer_config import OuterConfig
 from model.planner import Assumptions, Job, Plan
+from model.segments import segment_count
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -88,7 +89,10 @@ def _job(spec: Spec, devices: Devices) -> Job:
         slots=slot_ranges(batch // train.microbatch, fewest),
         hosts_per_pod=devices.hosts_per_pod,
         link_dtype=spec.exchange.dtype,
+        chosen_dtypes=spec.exchange.allow or (),
         error_feedback=spec.exchange.error_feedback,
+        overlaps=spec.exchange.overlap,
+        num_segments=spec.exchange.segments or segment_count(model),
         outer=OuterConfig.from_spec(spec.exchange.model_dump(exclude_none=True), model.num_layers),
     )
 

@@ -210,7 +210,14 @@ class Exchange(Section):
 
     mode: Literal["full", "diloco", "streaming_diloco", "auto"] = "full"
     """Gradients after every step, so that all pods hold the same bits; or every so many steps how
-    far each pod came, whose parameters differ in between."""
+    far each pod came, whose parameters differ in between. auto is full, in the dtype that the link
+    as it is measured asks for."""
+    budget: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Of auto: the share of a step that may wait for the link, round trips not counted; 0.03 by
+    default."""
+    allow: Annotated[list[Literal["bfloat16", "int8"]], Field(max_length=2)] | None = None
+    """Of auto: what may be chosen beside float32, which is taken whenever it keeps to the budget.
+    By default nothing, and auto only reports. With anything here, bits depend on the link."""
     outer: Outer | None = None
     """Of diloco and streaming_diloco."""
     dtype: Literal["float32", "bfloat16", "int8", "int4"] = "float32"

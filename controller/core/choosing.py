@@ -5,7 +5,8 @@ Candidates stand in the order in which they keep to the mathematics of a full ex
 which is the first. A way is good enough when the time it leaves exposed is within the budget; the
 first that is good enough is taken, else the one that leaves the least exposed. Exposed time is that
 of arithmetic on the measured rate of the link and the measured time of computing, not the exposed
-time that was seen, in which one pod waiting for another counts too.
+time that was seen, in which one pod waiting for another counts too. Round trips are not in it: they
+are the same whatever is sent, and no candidate would save them.
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ RETURN_WINDOWS windows in a row: by then a link is better by half than it must b
 measured may be wrong by a third either way and nothing goes back and forth."""
 
 RETURN_WINDOWS = 2
+
+
+DEFAULT_BUDGET = 0.03
+"""Of a step: what PaLM lost between its pods (section 4: 1.95 of 2)."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -53,8 +58,20 @@ class ChoicePolicy:
     """What may be chosen from, and what is good enough."""
 
     candidates: tuple[Candidate, ...]
-    budget: float = 0.03
+    budget: float = DEFAULT_BUDGET
     """Exposed time as a share of the step, at most."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SlotLayout:
+    """How the slots of a step lie on the pods."""
+
+    num_pods: int
+    num_slots: int
+    """Of the pod that has most of them."""
+    num_sums: int = 1
+    """Subtrees of the slot tree that a pod's slots are, at most: so many sums it sends where sums
+    must be reproducible."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -71,11 +88,11 @@ class Conditions:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Sent:
-    """Traffic over one direction so far, and how far apart its ends are."""
+    """Traffic of all hosts of a pod in one direction so far, and how far apart its ends are."""
 
     num_bytes: int = 0
     seconds: float = 0.0
-    """In which something was being sent."""
+    """In which a host was sending, on average over the hosts."""
     rtt_seconds: float = 0.0
 
 
@@ -113,27 +130,22 @@ class Decision:
     reason: str
 
 
-def exposed_seconds(
-    candidate: Candidate, conditions: Conditions, num_slots: int, num_pods: int
-) -> float:
-    """What of a step's exchange is left to wait for when the last of a pod's slots is computed.
+def exposed_seconds(candidate: Candidate, conditions: Conditions, layout: SlotLayout) -> float:
+    """What of a step's exchange is left to send when the last of a pod's slots is computed.
 
     Sums are complete with the last slot, so only its segments become ready one after the other.
-    Whatever comes last has still to cross the link, and with more than two pods the sums' second
-    trip follows the first.
     """
-    if num_pods == 1:
-        return 0.0
-    compute = conditions.compute_seconds
-    # Two pods send a gradient each; P pods send 2(P-1)/P of one, in two trips.
-    factor = 2 * (num_pods - 1) / num_pods / conditions.bytes_per_second
-    trips = 1 if num_pods == 2 else 2
+    num_pods, num_slots = layout.num_pods, layout.num_slots
+    compute, rule = conditions.compute_seconds, candidate.rule
+    sums = layout.num_sums if rule.reproducible and rule.dtype == "float32" else 1
+    # To each of P-1 peers goes 1/P of every sum, and 1/P of the total; between two pods, every sum.
+    gradients = sums if num_pods == 2 else (sums + 1) * (num_pods - 1) / num_pods
     ends = [
-        (num_slots - 1 + (segment.ready if candidate.rule.overlap else 1.0)) / num_slots * compute
-        + segment.remaining_bytes * factor
+        (num_slots - 1 + (segment.ready if rule.overlap else 1.0)) / num_slots * compute
+        + segment.remaining_bytes * gradients / (num_pods - 1) / conditions.bytes_per_second
         for segment in candidate.departures
     ]
-    return max(0.0, max(ends) - compute) + trips * conditions.rtt_seconds / 2
+    return max(0.0, max(ends) - compute)
 
 
 def judge(
@@ -141,11 +153,9 @@ def judge(
     choice: Choice,
     recent: Sequence[StepRecord],
     sent: Traffic,
-    num_slots: int,
-    num_pods: int,
+    layout: SlotLayout,
 ) -> tuple[Choice, Decision | None]:
-    """With what the recent steps, oldest first, and the traffic so far say. `num_slots` are those
-    of the pod that has most of them.
+    """With what the recent steps, oldest first, and the traffic so far say, for several pods.
 
     A new choice without a decision keeps the candidate. Nothing changes until a window is complete.
     """
@@ -158,7 +168,7 @@ def judge(
     if conditions is None:
         return choice, None
     shares = tuple(
-        _share(exposed_seconds(candidate, conditions, num_slots, num_pods), conditions)
+        _share(exposed_seconds(candidate, conditions, layout), conditions)
         for candidate in policy.candidates
     )
     best = _best(policy, shares)
@@ -226,8 +236,8 @@ def _worse(
     shares: Sequence[float],
 ) -> str:
     return (
-        f"{_link(conditions)}, {policy.candidates[choice.index].rule} would leave "
-        f"{shares[choice.index]:.1%} of a step exposed and {policy.candidates[best].rule} "
+        f"{_link(conditions)}, {policy.candidates[choice.index].rule.dtype} leaves "
+        f"{shares[choice.index]:.1%} of a step exposed and {policy.candidates[best].rule.dtype} "
         f"{shares[best]:.1%}; the budget is {policy.budget:.1%}"
     )
 
@@ -236,8 +246,8 @@ def _better(
     policy: ChoicePolicy, nearer: int, conditions: Conditions, shares: Sequence[float]
 ) -> str:
     return (
-        f"{_link(conditions)}, {policy.candidates[nearer].rule} leaves {shares[nearer]:.1%} of a "
-        f"step exposed; the budget is {policy.budget:.1%}"
+        f"{_link(conditions)}, {policy.candidates[nearer].rule.dtype} leaves {shares[nearer]:.1%} "
+        f"of a step exposed; the budget is {policy.budget:.1%}"
     )
 
 

@@ -144,6 +144,16 @@ class GrantWindow:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class ChangeExchange:
+    """Exchange in this way from `first_step` on, which no host has been granted yet."""
+
+    host: HostRef
+    assignment: Assignment
+    first_step: int
+    exchange: ExchangeRule
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class StopHost:
     """Leave the job at the next step boundary."""
 
@@ -184,6 +194,7 @@ Command = (
     | AssembleHost
     | PrepareHost
     | GrantWindow
+    | ChangeExchange
     | SaveCheckpoint
     | PublishCheckpoint
     | RemoveCheckpoint

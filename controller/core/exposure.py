@@ -7,7 +7,6 @@ import statistics
 from collections.abc import Mapping
 
 from controller.core.cluster import Pod
-from controller.core.exchange import ExchangeRule
 from controller.core.job import Job, JobState
 from controller.core.step import Progress
 
@@ -63,7 +62,7 @@ def warnings(job: Job, pods: Mapping[str, Pod]) -> list[Warned]:
     progress = job.progress
     if job.state is not JobState.RUNNING or progress is None or not progress.waits_for_link:
         return []
-    return [Warned("LinkBound", sentence(progress, job.gang, pods), _hint(job.spec.exchange))]
+    return [Warned("LinkBound", sentence(progress, job.gang, pods), _hint(job))]
 
 
 def sentence(progress: Progress, gang: tuple[str, ...], pods: Mapping[str, Pod]) -> str:
@@ -97,11 +96,14 @@ def _slowest_link(gang: tuple[str, ...], pods: Mapping[str, Pod]) -> _Link | Non
     return min(found, key=lambda link: link.rate, default=None)
 
 
-def _hint(rule: ExchangeRule) -> str:
-    ways = []
+def _hint(job: Job) -> str:
+    ways, rule, policy = [], job.exchange, job.spec.choice
     if not rule.overlap:
         ways.append("exchange.overlap: true, which sends while it computes")
-    if rule.dtype == "float32":
+    if policy is not None:
+        if policy.candidates[-1].rule.dtype != "int8":
+            ways.append("int8 in exchange.allow, a quarter of the bytes")
+    elif rule.dtype == "float32":
         ways.append("exchange.dtype: bfloat16 or int8, a half or a quarter of the bytes")
     elif rule.dtype == "bfloat16":
         ways.append("exchange.dtype: int8, half of the bytes")

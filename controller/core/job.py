@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from controller.core import batch, errors
 from controller.core.batch import BatchPhase, Range
 from controller.core.checkpoint import Checkpoints, Origin
+from controller.core.choosing import Choice, ChoicePolicy
 from controller.core.evaluation import Evaluations
 from controller.core.exchange import ExchangeRule
 from controller.core.program import Program
@@ -130,6 +131,8 @@ class JobSpec:
     evaluate_every: int = dataclasses.field(default=0, kw_only=True)
     """Steps between evaluations on held-out text, one more after the last step; 0 makes none."""
     exchange: ExchangeRule = dataclasses.field(default=ExchangeRule(), kw_only=True)
+    choice: ChoicePolicy | None = dataclasses.field(default=None, kw_only=True)
+    """What takes the place of `exchange` while the job runs; None is nothing."""
     spikes: SpikePolicy | None = dataclasses.field(default=None, kw_only=True)
     origin: Origin | None = dataclasses.field(default=None, kw_only=True)
     """The checkpoint of another job that this one starts from."""
@@ -187,6 +190,8 @@ class Job:
     skipped: tuple[Range, ...] = ()
     """Positions of the data that are passed over."""
     rewinds: int = 0
+    choosing: Choice | None = None
+    """Which way to exchange holds, where one is chosen; None before the first start."""
     spike: Spike | None = None
     """Waits for the checkpoint to go back to."""
     losses: tuple[float, ...] = ()
@@ -214,6 +219,13 @@ class Job:
     def target_steps(self) -> int:
         """Steps it will apply: those asked for, or those the data lasts for."""
         return self.progress.target_steps if self.progress else self.spec.steps
+
+    @property
+    def exchange(self) -> ExchangeRule:
+        """How gradients cross the link, as it was last decided."""
+        if self.spec.choice is None:
+            return self.spec.exchange
+        return self.spec.choice.candidates[self.choosing.index if self.choosing else 0].rule
 
     def moved(self, move: Move, reason: Reason) -> Job:
         """The job after `move`; InvalidTransition when the table has no such row."""

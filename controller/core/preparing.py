@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from controller.core import commands, events, membership, saving, step
+from controller.core import adapting, commands, events, membership, saving, step
 from controller.core.cluster import Assignment
 from controller.core.commands import CheckpointPlace, DataStart, SlotPhase
 from controller.core.job import Job, JobState, Move, Reason
@@ -57,7 +57,7 @@ def order(turn: Turn, job: Job) -> None:
                     checkpoint_every=job.spec.checkpoint_every,
                     checkpoint_directory=job.spec.checkpoint_directory,
                     evaluate_every=job.spec.evaluate_every,
-                    exchange=job.spec.exchange,
+                    exchange=job.exchange,
                     restore=_place(job),
                 )
             )
@@ -129,7 +129,7 @@ def _start(turn: Turn, job: Job, target_steps: int) -> None:
         reason = Reason("Training", "one pod")
     is_rewound = job.rewound_at is not None
     job = dataclasses.replace(
-        job.moved(Move.READY, reason),
+        adapting.begin(turn, job, after).moved(Move.READY, reason),
         progress=progress,
         started_at=turn.now if job.started_at is None else job.started_at,
         rewound_at=None,
@@ -149,7 +149,9 @@ def _start(turn: Turn, job: Job, target_steps: int) -> None:
 def extend_window(turn: Turn, job: Job) -> None:
     """Grant more steps once half of the granted ones are used."""
     assert job.progress is not None
-    longer = step.extend(job.progress)
+    # A change of the exchange waits for the end of what is granted.
+    least = step.WINDOW_STEPS if job.spec.choice is None else step.SHORT_WINDOW_STEPS
+    longer = step.extend(job.progress, least)
     if longer is None:
         return
     turn.measure(dataclasses.replace(job, progress=longer), ())

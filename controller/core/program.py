@@ -36,3 +36,18 @@ def slot_ranges(num_slots: int, num_pods: int) -> tuple[tuple[int, int], ...]:
         raise ValueError(f"{num_slots} slots cannot be cut over {num_pods} pods")
     cuts = [i * num_slots // num_pods for i in range(num_pods + 1)]
     return tuple(itertools.pairwise(cuts))
+
+
+def num_subtrees(num_slots: int, first: int, end: int) -> int:
+    """The fewest nodes of the slot tree that slots [first, end) are; the tree halves [a, b) at
+    a + (b - a + 1) // 2 (docs/design.md, section 6)."""
+
+    def inside(low: int, high: int) -> int:
+        if high <= first or end <= low:
+            return 0
+        if first <= low and high <= end:
+            return 1
+        middle = low + (high - low + 1) // 2
+        return inside(low, middle) + inside(middle, high)
+
+    return inside(0, num_slots)

@@ -17,6 +17,9 @@ WINDOW_STEPS = 64
 """Steps granted ahead at least. At PaLM's 17 s a step it is 18 minutes in which the controller may
 be away."""
 
+SHORT_WINDOW_STEPS = 8
+"""The same where a decision must not wait for 64 steps to pass. At 17 s a step, two minutes."""
+
 WINDOW_SECONDS = 0.25
 """Time granted ahead at least: half of it is some hundred control round trips (0.5-1 ms each,
 measured), and hosts of fast steps report a few times a second instead of every 32 steps."""
@@ -250,20 +253,21 @@ def report(
     )
 
 
-def extend(progress: Progress) -> Progress | None:
-    """A longer window once the slowest pod has used half of the present one; None when not yet."""
+def extend(progress: Progress, least_steps: int = WINDOW_STEPS) -> Progress | None:
+    """A longer window, of so many steps at least, once the slowest pod has used half of the present
+    one; None when not yet."""
     slowest = min(progress.applied.values())
-    window = _window_steps(progress)
+    window = _window_steps(progress, least_steps)
     if progress.granted >= progress.target_steps or progress.granted - slowest > window // 2:
         return None
     return dataclasses.replace(progress, granted=min(slowest + window, progress.target_steps))
 
 
-def _window_steps(progress: Progress) -> int:
+def _window_steps(progress: Progress, least_steps: int) -> int:
     seconds = progress.step_seconds
     if not seconds:
-        return WINDOW_STEPS
-    return min(max(WINDOW_STEPS, math.ceil(WINDOW_SECONDS / seconds)), MAX_WINDOW_STEPS)
+        return least_steps
+    return min(max(least_steps, math.ceil(WINDOW_SECONDS / seconds)), MAX_WINDOW_STEPS)
 
 
 def _merge_all(

@@ -7,6 +7,7 @@ import functools
 from collections.abc import Mapping
 
 from controller.core import (
+    adapting,
     batch,
     events,
     exposure,
@@ -52,7 +53,8 @@ def steps_applied(turn: Turn, event: events.StepsApplied, _policy: LivenessPolic
     if progress.is_complete:
         saving.finish(turn, job)
     else:
-        preparing.extend_window(turn, job)
+        # A change is ordered before steps are granted that it is for.
+        preparing.extend_window(turn, adapting.judge(turn, job))
 
 
 def evaluated(turn: Turn, event: events.Evaluated, _policy: LivenessPolicy) -> None:

@@ -25,6 +25,7 @@ _LATER: Document = {
     "compression_ratio": None,
     "data": None,
     "digest_covers": "state",
+    "exchange": None,
     "evaluation": None,
     "float32_bytes": None,
     "hidden_seconds": None,
@@ -89,6 +90,7 @@ def job_document(job: Job, state: State, now: float) -> Document:
         "warnings": [dataclasses.asdict(w) for w in exposure.warnings(job, state.pods)],
         "data": _data(job),
         "digest_covers": job.spec.exchange.digest_covers,
+        "exchange": _exchange(job),
         "evaluation": _evaluation(job),
         "rewinds": job.rewinds,
         "skipped": [list(skipped) for skipped in job.skipped],
@@ -229,6 +231,29 @@ def _data(job: Job) -> Document | None:
             }
             for each in sources.progress(job.sources, planned, seen)
         ],
+    }
+
+
+def _exchange(job: Job) -> Document:
+    """How gradients cross the link; `choice` is None unless the way is chosen while the job runs.
+    `since_step` is None before the first start, and `shares` has what every candidate would leave
+    exposed of a step."""
+    policy, choice = job.spec.choice, job.choosing
+    rule = dataclasses.asdict(job.exchange)
+    if policy is None:
+        return {**rule, "choice": None}
+    conditions = choice.conditions if choice else None
+    shares = choice.shares if choice else ()
+    return {
+        **rule,
+        "mode": "auto",
+        "choice": {
+            "budget": policy.budget,
+            "candidates": [candidate.rule.dtype for candidate in policy.candidates],
+            "since_step": choice.first_step if choice else None,
+            "conditions": dataclasses.asdict(conditions) if conditions else None,
+            "shares": list(shares) or None,
+        },
     }
 
 

@@ -10,6 +10,7 @@ from controller.core import commands, events
 from controller.core.batch import Range
 from controller.core.cluster import Assignment, HostRef, Inventory, Traffic
 from controller.core.evaluation import Part
+from controller.core.exchange import ExchangeRule
 from controller.core.link import LinkConditions
 from controller.core.sources import DataSource
 from controller.core.step import StepRecord
@@ -143,6 +144,14 @@ def encode_command(command: commands.Command, heartbeat_interval_seconds: float)
                 job=assignment.job, generation=assignment.generation, last_step=last_step
             )
             return pb.HostCommand(grant_window=grant)
+        case commands.ChangeExchange(_, assignment, first_step, rule):
+            another = pb.ChangeExchange(
+                job=assignment.job,
+                generation=assignment.generation,
+                first_step=first_step,
+                exchange=_exchange(rule),
+            )
+            return pb.HostCommand(change_exchange=another)
         case commands.StopHost(_, assignment, reason):
             stop = pb.StopJob(job=assignment.job, generation=assignment.generation, reason=reason)
             return pb.HostCommand(stop_job=stop)
@@ -191,16 +200,20 @@ def _prepare(command: commands.PrepareHost) -> pb.PrepareJob:
         restore=_place(command.restore) if command.restore else None,
         skipped=_ranges(command.skipped),
         evaluate_every_steps=command.evaluate_every,
-        exchange=pb.Exchange(
-            dtype=_DTYPES[command.exchange.dtype],
-            stochastic_rounding=command.exchange.rounding == "stochastic",
-            error_feedback=command.exchange.error_feedback,
-            overlap=command.exchange.overlap,
-            reproducible=command.exchange.reproducible,
-        ),
+        exchange=_exchange(command.exchange),
         data_start=pb.DataStart(
             after_step=command.data_start.after_step, position=command.data_start.position
         ),
+    )
+
+
+def _exchange(rule: ExchangeRule) -> pb.Exchange:
+    return pb.Exchange(
+        dtype=_DTYPES[rule.dtype],
+        stochastic_rounding=rule.rounding == "stochastic",
+        error_feedback=rule.error_feedback,
+        overlap=rule.overlap,
+        reproducible=rule.reproducible,
     )
 
 

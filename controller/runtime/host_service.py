@@ -44,6 +44,7 @@ HostCommand = (
     commands.AssembleHost
     | commands.PrepareHost
     | commands.GrantWindow
+    | commands.ChangeExchange
     | commands.SaveCheckpoint
     | commands.PublishCheckpoint
     | commands.RemoveCheckpoint

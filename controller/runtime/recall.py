@@ -9,6 +9,7 @@ from typing import Any
 
 from controller.core.batch import BatchPhase, Range
 from controller.core.checkpoint import Checkpoints, Origin, Saved
+from controller.core.choosing import Candidate, Choice, ChoicePolicy, Departure
 from controller.core.exchange import ExchangeRule
 from controller.core.job import Job, JobSpec, JobState, Reason
 from controller.core.sources import DataSource
@@ -51,6 +52,7 @@ def course_document(job: Job) -> Document:
         "checkpoints": [dataclasses.asdict(saved) for saved in job.checkpoints.saved],
         "skipped": job.skipped,
         "rewinds": job.rewinds,
+        "candidate": job.choosing.index if job.choosing else None,
         "data_digest": job.data_digest,
         "sources": [dataclasses.asdict(source) for source in job.sources],
     }
@@ -66,9 +68,15 @@ def _course(document: Document) -> dict[str, Any]:
         "checkpoints": Checkpoints(tuple(saved)),
         "skipped": _ranges(document.get("skipped", ())),
         "rewinds": document.get("rewinds", 0),
+        "choosing": _choosing(document.get("candidate")),
         "data_digest": document.get("data_digest"),
         "sources": tuple(DataSource(**fields) for fields in document.get("sources", ())),
     }
+
+
+def _choosing(candidate: int | None) -> Choice | None:
+    """What was measured is of a generation that is over."""
+    return Choice(candidate) if candidate is not None else None
 
 
 def _spec(document: Document) -> JobSpec:
@@ -76,6 +84,8 @@ def _spec(document: Document) -> JobSpec:
     nested: dict[str, Any] = {"phases": tuple(BatchPhase(**phase) for phase in document["phases"])}
     if document.get("exchange"):
         nested["exchange"] = ExchangeRule(**document["exchange"])
+    if document.get("choice"):
+        nested["choice"] = _policy(document["choice"])
     if document.get("spikes"):
         nested["spikes"] = SpikePolicy(**document["spikes"])
     if document.get("origin"):
@@ -83,6 +93,17 @@ def _spec(document: Document) -> JobSpec:
         listed = {"losses": tuple(origin["losses"]), "skipped": _ranges(origin["skipped"])}
         nested["origin"] = Origin(**{**origin, **listed})
     return JobSpec(**{**document, **nested})
+
+
+def _policy(document: Document) -> ChoicePolicy:
+    candidates = tuple(
+        Candidate(
+            ExchangeRule(**fields["rule"]),
+            tuple(Departure(**departure) for departure in fields["departures"]),
+        )
+        for fields in document["candidates"]
+    )
+    return ChoicePolicy(candidates, document["budget"])
 
 
 def _ranges(pairs: Iterable[Sequence[int]]) -> tuple[Range, ...]:

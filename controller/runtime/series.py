@@ -91,6 +91,12 @@ def _job_info(s: _Snapshot) -> Samples:
     return (((job.id, job.spec.name, job.spec.queue), 1.0) for job in s.jobs)
 
 
+def _exchange_info(s: _Snapshot) -> Samples:
+    for job in s.jobs:
+        mode = job.spec.exchange.mode if job.spec.choice is None else "auto"
+        yield (job.id, mode, job.exchange.dtype), 1.0
+
+
 def _jobs(s: _Snapshot) -> Samples:
     counts = collections.Counter((str(job.state), job.spec.queue) for job in s.jobs)
     queues = {"default"} | {queue for _, queue in counts}
@@ -133,6 +139,12 @@ _JOB, _POD, _LINK = ("job",), ("pod",), ("src", "dst")
 
 _CATALOGUE = (
     _Family("job_info", "A job; always 1.", ("job", "name", "queue"), _job_info),
+    _Family(
+        "job_exchange_info",
+        "How the gradients of a job cross the link, as last decided; always 1.",
+        ("job", "mode", "dtype"),
+        _exchange_info,
+    ),
     _Family("jobs", "Jobs live, or ended and kept.", ("state", "queue"), _jobs),
     _Family(
         "job_step", "Last step all pods applied.", _JOB, _per_job(lambda job, _: _merged(job))

@@ -199,6 +199,10 @@ def _exchange(job: Document) -> dict[str, str]:
         "exchange": f"{figures.amount(job['exposed_seconds'], 's')} exposed, "
         f"{figures.amount(job['hidden_seconds'], 's')} hidden",
     }
+    way = job["exchange"]
+    if way and way["choice"]:
+        since = way["choice"]["since_step"]
+        facts["chosen"] = f"{way['dtype']} since step {since}"
     if job["residual_norm"] is not None:
         facts["residual norm"] = f"{job['residual_norm']:.3g}"
     return facts

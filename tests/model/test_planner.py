@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 
-from model import planner
+from model import overlap, planner
 from model.config import PRESETS, MeshConfig, SlotConfig
 from model.outer_config import OuterConfig
 from model.pipeline import Pipeline, microbatches_for
@@ -169,3 +169,77 @@ def test_anchor_momentum_and_a_fragment_take_memory():
     assert outer.total - plain.total == outer.outer
     # The optimizer has two moments as well.
     assert outer.outer == pytest.approx(plain.optimizer * 9 / 8, rel=1e-6)
+
+
+def overlapped(job: Job, num_segments: int = 16) -> Job:
+    return dataclasses.replace(job, overlaps=True, num_segments=num_segments)
+
+
+def test_overlap_leaves_what_comes_last_and_more_on_a_slow_link():
+    given = Assumptions(peak_flops_per_second=V4_PEAK, link_bytes_per_second=3.2e9, mfu=0.474)
+    late, fast = (planner.plan(j, given).speed for j in (palm_540b(), overlapped(palm_540b())))
+    compute = late.step_seconds - late.exposed_seconds
+    assert fast.step_seconds == pytest.approx(compute + fast.exposed_seconds)
+    # The embedding of 256,000 x 18,432 is all that waits for the end of the backward pass, and a
+    # sixteenth of the layers has little time before it.
+    outside = 257_000 * 18_432 / 540e9
+    assert fast.exposed_seconds / late.exposed_seconds == pytest.approx(outside, abs=0.08)
+    crawling = dataclasses.replace(given, link_bytes_per_second=1e6)
+    late, slow = (planner.plan(j, crawling).speed for j in (palm_540b(), overlapped(palm_540b())))
+    # A link that is busy all the time begins when the first segment is ready.
+    hidden = late.exposed_seconds - slow.exposed_seconds
+    (first, *_) = overlap.departures(PRESETS["palm-540b"], 2048, 16)
+    assert hidden == pytest.approx((1 - first.ready) * compute)
+
+
+def test_of_several_slots_only_the_last_hides_anything():
+    given = Assumptions(peak_flops_per_second=V4_PEAK, link_bytes_per_second=1e6, mfu=0.474)
+    slots = [(0, 4), (4, 8)]
+    one, four = overlapped(palm_540b()), overlapped(palm_540b())
+    four = dataclasses.replace(
+        four, slots=slots, slot=SlotConfig(microbatch=256, sequence_length=2048)
+    )
+    hidden = []
+    for job in (one, four):
+        late = planner.plan(dataclasses.replace(job, overlaps=False), given).speed
+        hidden.append(late.exposed_seconds - planner.plan(job, given).speed.exposed_seconds)
+    assert hidden[0] == pytest.approx(4 * hidden[1])
+
+
+@pytest.mark.parametrize("link", [3.2e9, 3e8, 1e8])
+def test_a_rate_that_is_assumed_is_taken_apart_as_it_was_put_together(link):
+    given = Assumptions(peak_flops_per_second=V4_PEAK, link_bytes_per_second=link, mfu=0.474)
+    job = overlapped(palm_540b())
+    speed = planner.plan(job, given).speed
+    rate = dataclasses.replace(given, mfu=None, tokens_per_second=speed.tokens_per_second)
+    again = planner.plan(job, rate).speed
+    assert again.exposed_seconds == pytest.approx(speed.exposed_seconds)
+    assert again.weak_scaling == pytest.approx(speed.weak_scaling)
+
+
+def test_a_step_that_the_link_alone_exceeds_is_exposed_altogether():
+    given = Assumptions(link_bytes_per_second=1e6, tokens_per_second=238.3e3)
+    speed = planner.plan(overlapped(palm_540b()), given).speed
+    assert speed.exposed_seconds == speed.step_seconds
+    assert speed.weak_scaling is None
+
+
+def test_what_overlap_hides_depends_on_the_time_of_computing():
+    given = Assumptions(link_bytes_per_second=1e9)
+    assert planner.plan(palm_540b(), given).speed.exposed_seconds is not None
+    assert planner.plan(overlapped(palm_540b()), given).speed.exposed_seconds is None
+
+
+def test_what_may_be_chosen_needs_memory_for_what_it_loses():
+    plain, chosen = (
+        planner.plan(
+            dataclasses.replace(palm_540b("float32"), error_feedback=True, chosen_dtypes=dtypes),
+            Assumptions(),
+        )
+        for dtypes in ((), ("int8",))
+    )
+    encoded = planner.plan(
+        dataclasses.replace(palm_540b("int8"), error_feedback=True), Assumptions()
+    )
+    assert plain.bytes_per_device.residuals == 0
+    assert chosen.bytes_per_device == encoded.bytes_per_device

@@ -8,6 +8,7 @@ from controller.core import events
 from controller.core.batch import BatchPhase
 from controller.core.cluster import HostRef, Traffic
 from controller.core.spikes import SpikePolicy
+from tests.controller.core.linked_pods import MBIT, LinkedPods
 from tests.controller.core.world import World, attached, inventory, record, ref
 
 
@@ -20,6 +21,13 @@ def two_pods_train_to_the_end(world: World) -> None:
             if "job-1" in world.state.jobs:
                 world.apply(host, range(last - 31 if last < 100 else 97, last + 1), digest="d" * 64)
     _let_go(world, applied_step=100)
+
+
+def a_slow_link_is_met_with_fewer_bits(world: World) -> None:
+    """1 Gbit/s, 100 and 10 Mbit/s, and back."""
+    pods = LinkedPods(world)
+    for rate in (1000, 100, 10, 1000):
+        pods.run(40, rate * MBIT)
 
 
 def jobs_wait_in_order_of_submission(world: World) -> None:
@@ -323,6 +331,7 @@ HISTORIES: Mapping[str, Callable[[World], None]] = {
     history.__name__: history
     for history in (
         two_pods_train_to_the_end,
+        a_slow_link_is_met_with_fewer_bits,
         jobs_wait_in_order_of_submission,
         jobs_share_a_fleet_on_disjoint_pods,
         three_pods_take_uneven_slots,

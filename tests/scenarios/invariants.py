@@ -61,7 +61,11 @@ class Invariants:
                     pass
 
     def _windows_grow_up_to_the_target(self, outcome: Outcome) -> None:
+        """What is decided for a step comes before any host may run it."""
         for command in outcome.commands:
+            if isinstance(command, commands.ChangeExchange):
+                for (_, assignment), granted in self._granted.items():
+                    assert assignment != command.assignment or granted < command.first_step
             if isinstance(command, commands.GrantWindow):
                 job = outcome.state.jobs[command.assignment.job]
                 key = (command.host, command.assignment)

@@ -80,6 +80,9 @@ def _order(command: commands.Command) -> str:
         case commands.GrantWindow(host, assignment, last_step):
             what = f"{assignment.job}/{assignment.generation}"
             return f"{name} {_host(host)} {what} up to {last_step}"
+        case commands.ChangeExchange(host, assignment, first_step, rule):
+            what = f"{assignment.job}/{assignment.generation}"
+            return f"{name} {_host(host)} {what} to {rule.dtype} from {first_step} on"
         case commands.StopHost(host, assignment):
             return f"{name} {_host(host)} {assignment.job}/{assignment.generation}"
         case commands.RestartPod(pod, pids):

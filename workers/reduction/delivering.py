@@ -51,10 +51,13 @@ class DeliveringReduction:
         self._inner.applied()
         self._delivered |= self._offered
         self._offered = set()
+        if self._is_delivered:
+            # A gradient's worth of memory, of no more use.
+            self._owed = {}
 
     def member_state(self) -> dict[str, jax.Array]:
         """Nothing, once everything was offered and applied."""
-        if len(self._delivered) == len(self._gang.segments):
+        if self._is_delivered:
             return self._inner.member_state()
         return {
             name: whole
@@ -70,6 +73,10 @@ class DeliveringReduction:
 
     def close(self) -> None:
         self._inner.close()
+
+    @property
+    def _is_delivered(self) -> bool:
+        return len(self._delivered) == len(self._gang.segments)
 
     def _still_owed(self, pieces: Pieces) -> Pieces:
         return [

@@ -21,6 +21,7 @@ ALWAYS = {
     "landbridge_event_loop_lag_seconds",
 }
 WITH_A_JOB = {
+    "landbridge_job_exchange_info",
     "landbridge_job_info",
     "landbridge_job_step",
     "landbridge_job_target_steps",

@@ -4,9 +4,12 @@ from typing import Any
 
 import pytest
 
+from controller.api.conversion import job_spec, normalise
+from controller.api.exchange_rules import exchange_problems
 from controller.api.plan import plan_document
 from controller.api.spec import Spec
 from controller.core.cluster import Pod
+from controller.core.exchange import ExchangeRule
 from model import config
 from tests.controller.rig import SPEC, Rig
 
@@ -20,7 +23,7 @@ PALM_540B = {
         "sequence_length": 2048,
     },
     "placement": {"pods": 2, "mesh": {"data": 256, "model": 12}},
-    "exchange": {"dtype": "bfloat16"},
+    "exchange": {"dtype": "bfloat16", "overlap": False},
     "assume": {"device": "tpu-v4", "tokens_per_second": 238.3e3, "tokens": 780e9},
 }
 
@@ -46,7 +49,7 @@ async def test_palm_is_planned_over_rest(controller: Rig) -> None:
 
 
 async def test_what_cannot_run_is_planned_and_said(controller: Rig) -> None:
-    spec = {**PALM_540B, "exchange": {"mode": "auto"}}
+    spec = {**PALM_540B, "priority": 5}
     answer = await controller.http.post("/api/v1/jobs:plan", json=spec)
     assert codes(answer.json()) == ["NotAvailable"]
     refused = await controller.http.post("/api/v1/jobs:validate", json=spec)
@@ -117,3 +120,50 @@ def test_the_best_checkpoint_needs_saves_and_evaluations_together(every: int, wa
     assert [warning["code"] for warning in warnings] == ["BestIsRarelyKnown"] * warned
     if warned:
         assert "only a checkpoint every 60 steps" in warnings[0]["message"]
+
+
+def test_overlap_exposes_less_of_a_slow_link() -> None:
+    given = {"device": "tpu-v4", "mfu": 0.474, "link_bytes_per_second": 2e8}
+    late = planned(assume=given)["exposed_seconds"]
+    overlapped = planned(assume=given, exchange={"dtype": "bfloat16"})["exposed_seconds"]
+    # Of a step of four slots, the last one hides something.
+    assert 0.5 * late < overlapped < 0.6 * late
+
+
+def test_auto_is_planned_as_it_starts_and_with_memory_for_what_it_may_choose() -> None:
+    given = {"device": "tpu-v4", "mfu": 0.474, "link_bytes_per_second": 2e8}
+    full, alone, auto = (
+        planned(assume=given, exchange=exchange)
+        for exchange in ({}, {"mode": "auto"}, {"mode": "auto", "allow": ["int8"]})
+    )
+    assert full["exposed_seconds"] == alone["exposed_seconds"] == auto["exposed_seconds"]
+    assert full["bytes_per_device"] == alone["bytes_per_device"]
+    assert auto["bytes_per_device"]["residuals"] > 0
+
+
+def test_what_is_chosen_from_has_every_segment_and_its_bytes() -> None:
+    exchange = {"mode": "auto", "budget": 0.1, "allow": ["int8", "bfloat16"], "segments": 4}
+    spec = Spec.model_validate({**SPEC, "exchange": exchange})
+    policy = job_spec(spec, "").choice
+    assert policy is not None and policy.budget == 0.1
+    assert [c.rule.dtype for c in policy.candidates] == ["float32", "bfloat16", "int8"]
+    assert {c.rule.mode for c in policy.candidates} == {"full"}
+    full, half, eighth = ([d.remaining_bytes for d in c.departures] for c in policy.candidates)
+    assert len(full) == 5 and full == sorted(full, reverse=True)
+    assert half == [0.5 * size for size in full]
+    assert eighth == pytest.approx([size * (1 + 4 / 256) / 4 for size in full])
+    # What is written out is a specification again, of the same job.
+    written = normalise(spec)["exchange"]
+    assert written["allow"] == ["bfloat16", "int8"]
+    assert exchange_problems({"exchange": written}) == []
+    again = Spec.model_validate({**SPEC, "exchange": written})
+    assert job_spec(again, "").choice == policy
+
+
+def test_auto_that_is_allowed_nothing_has_one_way_and_nothing_else_has_a_choice() -> None:
+    spec = Spec.model_validate({**SPEC, "exchange": {"mode": "auto"}})
+    made = job_spec(spec, "")
+    assert made.choice is not None and made.choice.budget == 0.03
+    assert [c.rule for c in made.choice.candidates] == [ExchangeRule()]
+    assert made.exchange == ExchangeRule()
+    assert job_spec(Spec.model_validate(SPEC), "").choice is None

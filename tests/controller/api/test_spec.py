@@ -148,7 +148,6 @@ def test_a_mistake_is_named(document: Any, pointer: str, code: str, words: str) 
 @pytest.mark.parametrize(
     ("document", "pointer"),
     [
-        (spec(exchange={"mode": "auto"}), "/exchange/mode"),
         (spec(placement={"on_pod_loss": "wait"}), "/placement/on_pod_loss"),
         (spec(placement={"on_pod_loss": "shrink"}), "/placement/on_pod_loss"),
         (spec(placement={"wait_timeout": "10m"}), "/placement/wait_timeout"),
@@ -185,7 +184,7 @@ def test_all_mistakes_come_at_once() -> None:
         version=3,
         model={"preset": "palm-tiny", "remat": "sometimes"},
         train={"steps": "many", "global_batch": 15},
-        exchange={"mode": "auto"},
+        exchange={"mode": "auto", "dtype": "int8"},
         data={"sources": [{"kind": "text", "paths": ["/nowhere"]}]},
     )
     assert set(problems(document)) == {
@@ -194,7 +193,7 @@ def test_all_mistakes_come_at_once() -> None:
         "/model/remat",
         "/train/steps",
         "/train/global_batch",
-        "/exchange/mode",
+        "/exchange/dtype",
         "/data/sources/0/paths/0",
     }
 

@@ -13,6 +13,7 @@ from controller.core.choosing import (
     Conditions,
     Departure,
     Sent,
+    SlotLayout,
     chosen,
     exposed_seconds,
     judge,
@@ -26,6 +27,8 @@ FRACTIONS = (0.5, 2 / 3, 5 / 6, 1.0)
 """A third of a step forward, four segments backward."""
 
 MBIT = 1e6 / 8
+
+TWO_PODS = SlotLayout(2, 1)
 
 
 def candidate(dtype: str, share: float, *, overlap: bool = True) -> Candidate:
@@ -64,7 +67,7 @@ class Job:
 
     policy: ChoicePolicy = POLICY
     noise: float = 0.0
-    num_slots: int = 1
+    layout: SlotLayout = TWO_PODS
 
     def __post_init__(self) -> None:
         self.chance = random.Random(7)
@@ -85,7 +88,7 @@ class Job:
             rule = self.policy.candidates[self.choice.index]
             rate = bytes_per_second * self._wobble()
             seen = Conditions(rate, rtt_seconds, COMPUTE_SECONDS * self._wobble())
-            exposed = exposed_seconds(rule, seen, self.num_slots, 2)
+            exposed = exposed_seconds(rule, seen, self.layout)
             num_bytes = round(rule.departures[0].remaining_bytes)
             self.sent = {
                 direction: Sent(
@@ -95,7 +98,7 @@ class Job:
             }
             self.records.append(record(self.step, seen.compute_seconds + exposed, exposed))
             self.choice, decision = judge(
-                self.policy, self.choice, self.records[-32:], self.sent, self.num_slots, 2
+                self.policy, self.choice, self.records[-32:], self.sent, self.layout
             )
             if decision is not None:
                 self.choice = chosen(self.choice, decision, self.step + 4)
@@ -163,15 +166,15 @@ def test_a_bad_window_in_between_starts_the_count_anew() -> None:
 
 def test_nothing_is_judged_without_a_window_or_without_traffic() -> None:
     records = [record(step, 1.0, 0.9) for step in range(1, 40)]
-    few, decision = judge(POLICY, Choice(), records[:WINDOW_STEPS], {"a": Sent(10, 1.0)}, 1, 2)
+    few, decision = judge(POLICY, Choice(), records[:WINDOW_STEPS], {"a": Sent(10, 1.0)}, TWO_PODS)
     assert decision is None and few == Choice()
     for sent in ({}, {"a": Sent()}, {"a": Sent(10, 0.0)}):
-        assert judge(POLICY, Choice(), records, sent, 1, 2) == (Choice(), None)
+        assert judge(POLICY, Choice(), records, sent, TWO_PODS) == (Choice(), None)
 
 
 def test_pauses_are_no_computing() -> None:
     records = [record(step, 1.5, 0.25, pause=0.25) for step in range(1, 20)]
-    choice, _ = judge(POLICY, Choice(), records, {"a": Sent(10**9, 1.0, 0.02)}, 1, 2)
+    choice, _ = judge(POLICY, Choice(), records, {"a": Sent(10**9, 1.0, 0.02)}, TWO_PODS)
     assert choice.conditions == Conditions(1e9, 0.02, 1.0)
 
 
@@ -179,20 +182,40 @@ def test_exposed_time_is_what_the_link_still_has_to_carry() -> None:
     full, late = candidate("float32", 1.0), candidate("float32", 1.0, overlap=False)
     slow, fast = Conditions(2e6, 0.0, 0.4), Conditions(5e8, 0.01, 0.4)
     # One second of transfer that begins at half of 0.4 s.
-    assert exposed_seconds(full, slow, 1, 2) == pytest.approx(0.8)
-    assert exposed_seconds(late, slow, 1, 2) == pytest.approx(1.0)
-    # A quarter is left, and half of a round trip.
-    assert exposed_seconds(full, fast, 1, 2) == pytest.approx(0.001 + 0.005)
+    assert exposed_seconds(full, slow, TWO_PODS) == pytest.approx(0.8)
+    assert exposed_seconds(late, slow, TWO_PODS) == pytest.approx(1.0)
+    # A quarter of 4 ms is left.
+    assert exposed_seconds(full, fast, TWO_PODS) == pytest.approx(0.001)
+    assert exposed_seconds(late, fast, TWO_PODS) == pytest.approx(0.004)
     # With four slots, the last one begins at three quarters.
-    assert exposed_seconds(full, slow, 4, 2) == pytest.approx(0.95)
-    # Four pods send half as much again, in two trips.
-    assert exposed_seconds(full, slow, 1, 4) == pytest.approx(1.3)
-    assert exposed_seconds(late, fast, 1, 4) == pytest.approx(0.006 + 0.01)
-    assert exposed_seconds(full, slow, 1, 1) == 0.0
+    assert exposed_seconds(full, slow, SlotLayout(2, 4)) == pytest.approx(0.95)
+
+
+def test_more_pods_send_each_other_less_and_several_sums_more() -> None:
+    full, less = (candidate(dtype, 1.0, overlap=False) for dtype in ("float32", "int8"))
+    free = dataclasses.replace(full, rule=dataclasses.replace(full.rule, reproducible=False))
+    link = Conditions(2e6, 0.0, 0.4)
+
+    def seconds(way: Candidate, num_pods: int, num_sums: int) -> float:
+        return exposed_seconds(way, link, SlotLayout(num_pods, 1, num_sums))
+
+    # A quarter of a second for the part that each of four adds up, and as long for its total.
+    assert seconds(full, 4, 1) == pytest.approx(0.5)
+    assert seconds(full, 4, 2) == pytest.approx(0.75)
+    assert seconds(full, 2, 3) == pytest.approx(3.0)
+    assert [seconds(way, 2, 3) for way in (less, free)] == pytest.approx([1.0, 1.0])
+
+
+def test_a_round_trip_that_nothing_shortens_changes_nothing() -> None:
+    """200 ms are more than any budget, on a link that carries everything in time."""
+    job = Job()
+    job.run(100, 1e9, rtt_seconds=0.2)
+    assert job.history == [] and job.choice.conditions is not None
+    assert job.choice.conditions.rtt_seconds == 0.2
 
 
 def test_a_step_of_no_time_has_no_share_of_anything() -> None:
     records = [record(step, 0.0) for step in range(1, 20)]
     instant = ChoicePolicy((Candidate(ExchangeRule(), (Departure(1.0, 0.0),)),))
-    choice, decision = judge(instant, Choice(), records, {"a": Sent(10, 1.0)}, 1, 2)
+    choice, decision = judge(instant, Choice(), records, {"a": Sent(10, 1.0)}, TWO_PODS)
     assert (choice.shares, decision) == ((0.0,), None)

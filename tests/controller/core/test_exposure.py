@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from controller.core import events, exposure, step, view
+from controller.core.choosing import Candidate, ChoicePolicy, Departure
 from controller.core.cluster import Traffic
 from controller.core.exchange import ExchangeRule
 from controller.core.step import Progress
@@ -110,6 +111,19 @@ def test_a_long_round_trip_is_in_seconds() -> None:
 )
 def test_what_to_do_follows_from_what_is_done_already(rule: ExchangeRule, words: str) -> None:
     (warned,) = _warnings(_slow_job(exchange=rule))
+    assert warned["hint"].startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "words"),
+    [
+        (("float32", "bfloat16"), "int8 in exchange.allow"),
+        (("float32", "int8"), "exchange.mode: streaming_diloco"),
+    ],
+)
+def test_what_may_be_chosen_already_is_no_advice(dtypes: tuple[str, ...], words: str) -> None:
+    candidates = tuple(Candidate(ExchangeRule(dtype=d), (Departure(1.0, 1.0),)) for d in dtypes)
+    (warned,) = _warnings(_slow_job(choice=ChoicePolicy(candidates)))
     assert warned["hint"].startswith(words)
 
 

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.core.program import slot_ranges
+from controller.core.program import num_subtrees, slot_ranges
+from model.slot_tree import part_sizes
 
 
 @pytest.mark.parametrize(
@@ -45,3 +46,10 @@ def test_powers_of_two_cut_on_nodes_of_the_slot_tree(pods: int, more: int, odd: 
     assert slot_ranges(num_slots, num_pods) == tuple(
         (i * share, (i + 1) * share) for i in range(num_pods)
     )
+
+
+@given(st.data(), st.integers(1, 64))
+def test_subtrees_are_those_that_plans_count(draw: st.DataObject, num_slots: int) -> None:
+    first = draw.draw(st.integers(0, num_slots - 1))
+    end = draw.draw(st.integers(first + 1, num_slots))
+    assert num_subtrees(num_slots, first, end) == len(part_sizes(num_slots, first, end))

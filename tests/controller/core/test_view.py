@@ -29,7 +29,7 @@ MORE_JOB_FIELDS = {
     "parameters",
     *("compression_ratio", "float32_bytes", "hidden_seconds", "link_retries", "residual_norm"),
     "warnings",
-    *("data", "digest_covers", "evaluation", "rewinds", "skipped"),
+    *("data", "digest_covers", "evaluation", "exchange", "rewinds", "skipped"),
 }
 
 STEP_FIELDS = {

@@ -197,7 +197,7 @@ class World:
         """Another controller takes over; it knows of a job what the store does."""
         self.state = State()
         kept = {"id", "spec", "state", "reason", "created_at", "attempt", "generation"}
-        kept |= {"checkpoints", "skipped", "rewinds", "data_digest", "sources"}
+        kept |= {"checkpoints", "skipped", "rewinds", "choosing", "data_digest", "sources"}
         of_a_cancel = {"admitted_at", "started_at", "progress"}
         for job in jobs:
             known = kept | (of_a_cancel if job.state is JobState.CANCELLING else set())

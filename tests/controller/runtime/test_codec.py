@@ -325,6 +325,9 @@ ORDERS: dict[str, commands.Command] = {
     ),
     "remove_checkpoint": commands.RemoveCheckpoint(HOST, JOB, "/c", commands.CheckpointId(50, 2)),
     "grant_window": commands.GrantWindow(HOST, JOB, 64),
+    "change_exchange": commands.ChangeExchange(
+        HOST, JOB, 65, ExchangeRule("full", "int8", "stochastic", False, True, False)
+    ),
     "stop_job": commands.StopHost(HOST, JOB, "cancelled"),
     "set_link_conditions": commands.SetLinkConditions(HOST, LINK),
     "dismiss": commands.DismissHost(HOST, "silent"),
@@ -346,6 +349,9 @@ def test_orders_say_what_the_core_meant() -> None:
     assert assemble.heartbeat_interval_seconds == 1.5
     grant = encoded["grant_window"].grant_window
     assert (grant.job, grant.generation, grant.last_step) == ("job-1", 3, 64)
+    change = encoded["change_exchange"].change_exchange
+    assert (change.job, change.generation, change.first_step) == ("job-1", 3, 65)
+    assert (change.exchange.dtype, change.exchange.overlap) == (pb.EXCHANGE_DTYPE_INT8, True)
     stop = encoded["stop_job"].stop_job
     assert (stop.job, stop.generation, stop.reason) == ("job-1", 3, "cancelled")
     assert encoded["dismiss"].dismiss.reason == "silent"
