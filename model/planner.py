@@ -130,7 +130,6 @@ def plan(job: Job, assumptions: Assumptions) -> Plan:
     """The plan of a job whose configurations passed model.config.problems."""
     length = job.slot.sequence_length
     numbers = flops.parameter_count(job.model) + flops.norm_scale_count(job.model)
-    moments = OPTIMIZER_MOMENTS * 4
     speed = _speed(job, assumptions)
     return Plan(
         parameters=flops.parameter_count(job.model),
@@ -145,8 +144,7 @@ def plan(job: Job, assumptions: Assumptions) -> Plan:
             fragments=job.outer.fragments if job.outer else None,
         ),
         link_bytes_per_host_per_step=link_bytes_per_host(job),
-        checkpoint_bytes=numbers
-        * (ITEM_BYTES[job.model.param_dtype] + moments + 4 * _residuals_written(job)),
+        checkpoint_bytes=numbers * _checkpoint_bytes_per_number(job),
         speed=speed,
         pipeline=_pipeline(job, speed) if len(job.slots) > 1 else None,
     )
@@ -178,6 +176,15 @@ def _residuals_at_once(job: Job) -> float:
     total, too."""
     pods = len(job.slots)
     return job.keeps_losses * 2 * (1 + (1 / pods if pods > 2 else 0))
+
+
+def _checkpoint_bytes_per_number(job: Job) -> int:
+    """Parameters and the optimizer's moments; of every pod, with anchor and momentum beside, where
+    they differ between pods. What is sent and not applied yet is not counted."""
+    trained = ITEM_BYTES[job.model.param_dtype] + OPTIMIZER_MOMENTS * 4
+    if job.outer is not None:
+        trained = 2 * 4 + len(job.slots) * trained
+    return trained + 4 * _residuals_written(job)
 
 
 def _residuals_written(job: Job) -> int:

@@ -34,6 +34,7 @@ from workers.payload import Payload
 from workers.program import Buffer
 from workers.reduction.base import Gang, Reduction, SegmentLayout, add_arrays, flat, grouped
 from workers.reduction.choice import reduction_for
+from workers.reduction.residuals import WholeGradients
 
 EXAMPLES = int(os.environ.get("LANDBRIDGE_EXAMPLES", "4"))
 
@@ -149,14 +150,19 @@ class Member:
         self._is_exact = rule.dtype == "float32"
         self._chance = random.Random(case.seed * 31 + index * 7 + generation)
         one_sum = [[(m, m + 1)] for m in range(case.num_members)]
+        gradients = [
+            [dataclasses.replace(buffer, name=f"{number}/{buffer.name}") for buffer in buffers[:-1]]
+            for number, buffers in enumerate(case.segments)
+        ]
         gang = Gang(
             exchange=exchanges.exchanges[index],
             member_index=index,
             num_members=case.num_members,
             segments=[layout_of(buffers) for buffers in case.segments],
             subtrees=case.subtrees if self._is_exact else lambda step: one_sum,
+            whole=WholeGradients(gradients, [0] * len(gradients)),
         )
-        self.reduction: Reduction = reduction_for(gang, rule, case.seed)
+        self.reduction: Reduction = reduction_for(gang, rule, case.seed, {})
 
     def offer(self, step: int) -> None:
         for segment in self._shuffled():

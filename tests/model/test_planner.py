@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 
-from model import overlap, planner
+from model import flops, overlap, planner
 from model.config import PRESETS, MeshConfig, SlotConfig
 from model.outer_config import OuterConfig
 from model.pipeline import Pipeline, microbatches_for
@@ -140,6 +140,14 @@ def test_outer_steps_send_everything_once_in_so_many_steps():
     int4 = planner.link_bytes_per_host(_with_outer(palm_540b("int4"), every=100))
     float32 = planner.link_bytes_per_host(palm_540b("float32"))
     assert float32 / int4 == pytest.approx(776, rel=1e-2)
+
+
+def test_a_checkpoint_has_the_anchor_once_and_of_every_pod_what_it_trained():
+    job = palm_540b("float32")
+    every_step = planner.plan(job, Assumptions()).checkpoint_bytes
+    numbers = flops.parameter_count(job.model) + flops.norm_scale_count(job.model)
+    outer = planner.plan(_with_outer(job, every=100), Assumptions()).checkpoint_bytes
+    assert outer == 8 * numbers + 2 * every_step
 
 
 def test_a_delay_hides_what_its_steps_take_and_needs_their_time():

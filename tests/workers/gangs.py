@@ -18,6 +18,7 @@ from workers.checkpoint.saver import Saver
 from workers.exchange.agreement import SoleAgreement
 from workers.exchange.base import Membership
 from workers.exchange.loopback import LoopbackExchange, LoopbackLink
+from workers.member_state import Restored
 from workers.orders import (
     Assignment,
     BatchPhase,
@@ -99,8 +100,7 @@ def member(
     index: int,
     num_pods: int,
     rule: ExchangeRule = FULL,
-    state: Mapping[str, jax.Array] | None = None,
-    member_state: Mapping[str, jax.Array] | None = None,
+    state: Restored | None = None,
 ) -> Training:
     """One member of a gang, from its seed or from what is restored."""
     order = order_of(index, num_pods, rule)
@@ -109,7 +109,7 @@ def member(
     exchange.join(Membership(ASSIGNMENT.job, ASSIGNMENT.generation, index, names, names, 1 << 30))
     batches = Batches(order.my_slots)
     agreement = SoleAgreement()
-    return Training(order, program, batches, exchange, agreement, state, member_state=member_state)
+    return Training(order, program, batches, exchange, agreement, state)
 
 
 class LocalGang:
@@ -133,7 +133,7 @@ class LocalGang:
                 index,
                 num_pods,
                 rule,
-                *(restored(program, checkpoint, index, num_pods) if checkpoint else ()),
+                restored(program, checkpoint, index, num_pods) if checkpoint else None,
             )
             for index, exchange in enumerate(self._exchanges)
         ]
@@ -181,14 +181,12 @@ class LocalGang:
         return layout.step_folder(*of)
 
 
-def restored(
-    program: Program, checkpoint: pathlib.Path, index: int, num_pods: int
-) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+def restored(program: Program, checkpoint: pathlib.Path, index: int, num_pods: int) -> Restored:
     """The state that all members hold alike, and what this one takes for itself."""
     wanted = {name: buffer.struct for name, buffer in program.state_buffers.items()}
     manifest, state = restore(checkpoint, wanted)
     of = (member_arrays(program), index, num_pods)
-    return state, restore_member_state(checkpoint, manifest, *of)
+    return Restored(state, restore_member_state(checkpoint, manifest, *of))
 
 
 def arrays_of(named: Mapping[str, jax.Array]) -> Named:

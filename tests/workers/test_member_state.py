@@ -152,10 +152,10 @@ def test_the_first_format_is_read_and_nothing_was_lost(program, checkpoint_of) -
     copy = folder.parent / "first-format"
     shutil.copytree(folder, copy)
     forget_member_state(copy)
-    state, own = restored(program, copy, 0, 2)
-    assert own == {}
-    for name, array in restored(program, folder, 0, 2)[0].items():
-        np.testing.assert_array_equal(array, state[name])
+    found = restored(program, copy, 0, 2)
+    assert found.own == {}
+    for name, array in restored(program, folder, 0, 2).shared.items():
+        np.testing.assert_array_equal(array, found.shared[name])
 
 
 def test_a_member_array_with_other_bits_is_named(program, checkpoint_of) -> None:
@@ -220,7 +220,7 @@ def test_whole_gradients_are_the_pieces_of_all_segments_in_order() -> None:
         {"groups": ["ends", "metrics"], "accumulate": "add", "first": 0},
     ]
     manifest = {"slot": [], "segments": segments, "groups": {"record": [{"fields": []}]}}
-    gradients = WholeGradients(Program(manifest, {}, groups))
+    gradients = WholeGradients.of(Program(manifest, {}, groups))
     key = np.arange(12, dtype=np.float32).reshape(3, 4)
     bias = np.arange(3, dtype=np.float32)
     pieces = [

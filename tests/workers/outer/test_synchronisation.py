@@ -3,7 +3,6 @@
 import concurrent.futures
 import dataclasses
 import pathlib
-import threading
 
 import jax
 import numpy as np
@@ -12,6 +11,7 @@ import pytest
 from controller.core.program import slot_ranges
 from model.outer_config import OuterConfig
 from tests.workers.conftest import bigram_program, bundle_of, with_outer
+from tests.workers.gangs import Batches, turn_taking
 from workers.exchange.agreement import SoleAgreement
 from workers.exchange.base import ExchangeAborted, Membership
 from workers.exchange.loopback import LoopbackExchange, LoopbackLink
@@ -24,7 +24,6 @@ from workers.orders import (
     JobOrder,
     Member,
 )
-from workers.program import Component, Program, load, read_bundle
 from workers.training import Training
 
 NUM_SLOTS = 4
@@ -34,50 +33,14 @@ FLOAT32 = ExchangeRule(reproducible=False)
 STREAMING = OuterConfig(every=4, fragments=2, delay=2, learning_rate=0.4, mixing=0.5)
 
 
-class Batches:
-    """A pure function of (step, slot)."""
-
-    def __init__(self, slots) -> None:
-        self._slots = slots
-
-    def get(self, step: int) -> list[tuple[np.ndarray, np.ndarray]]:
-        return [self._slot(step, slot) for slot in self._slots(step)]
-
-    def close(self) -> None: ...
-
-    def _slot(self, step: int, slot: int) -> tuple[np.ndarray, np.ndarray]:
-        tokens = np.random.default_rng([step, slot]).integers(0, 257, (4, 9), dtype=np.int32)
-        return tokens[:, :-1], tokens[:, 1:]
-
-
-class TurnTaking:
-    """Lets one member compute at a time: XLA's CPU collectives deadlock otherwise."""
-
-    def __init__(self, component: Component, devices: threading.Lock) -> None:
-        self._component = component
-        self._devices = devices
-
-    def __call__(self, *groups):
-        with self._devices:
-            return jax.block_until_ready(self._component(*groups))
-
-
-def loaded(program) -> Program:
-    bundle = bundle_of(program)
-    compiled = load(*read_bundle(bundle.data, bundle.digest))
-    devices = threading.Lock()
-    components = {name: TurnTaking(c, devices) for name, c in compiled.components.items()}
-    return Program(compiled.manifest, components, compiled.groups)
-
-
 @pytest.fixture(scope="module")
 def full():
-    return loaded(bigram_program((2, 2)))
+    return turn_taking(bundle_of(bigram_program((2, 2))))
 
 
 @pytest.fixture(scope="module")
 def streaming():
-    return loaded(with_outer(bigram_program((2, 2)), STREAMING))
+    return turn_taking(bundle_of(with_outer(bigram_program((2, 2)), STREAMING)))
 
 
 @dataclasses.dataclass
@@ -194,7 +157,9 @@ def test_mean_of_plain_steps_is_the_step_of_the_mean(full, num_pods, num_slots):
     as many slots as they have."""
     config = OuterConfig(every=1, learning_rate=1.0, momentum=0.0)
     diloco = Gang.of(
-        loaded(with_outer(bigram_program((2, 2)), config)), num_pods, num_slots=num_slots
+        turn_taking(bundle_of(with_outer(bigram_program((2, 2)), config))),
+        num_pods,
+        num_slots=num_slots,
     )
     reference = Gang.of(full, 1, num_slots=num_slots)
     records, (wanted,) = diloco.train(), reference.train()
@@ -209,7 +174,7 @@ def test_mean_of_plain_steps_is_the_step_of_the_mean(full, num_pods, num_slots):
 def test_momentum_is_carried_from_one_exchange_to_the_next(full):
     """Two pods with the same slots are one pod: DiLoCo by hand, on the steps of SGD alone."""
     config = OuterConfig(every=2, learning_rate=0.7, momentum=0.9)
-    gang = Gang.of(loaded(with_outer(bigram_program((2, 2)), config)), 1, steps=6)
+    gang = Gang.of(turn_taking(bundle_of(with_outer(bigram_program((2, 2)), config))), 1, steps=6)
     (member,) = gang.members
     names = list(gang.params()[0])
     anchor = gang.params()[0]
@@ -297,7 +262,10 @@ def test_an_abort_ends_the_wait_for_a_fragment(streaming):
 
 @pytest.mark.parametrize(
     ("after", "rule"),
-    [(3, FLOAT32), (5, FLOAT32), (8, FLOAT32), (5, ExchangeRule("int4", True, False))],
+    [
+        *((3, FLOAT32), (5, FLOAT32), (8, FLOAT32)),
+        *((5, ExchangeRule("int4", True, False)), (5, ExchangeRule("int8"))),
+    ],
 )
 def test_what_goes_on_from_a_checkpoint_has_the_bits_of_what_never_stopped(streaming, after, rule):
     """After 3 and 5 a fragment is under way, sent after 2 and 4; after 8 one was sent just now."""
