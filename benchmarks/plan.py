@@ -186,12 +186,12 @@ def _job_rows(outcomes: Sequence[Outcome], bandwidth: float) -> list[table.Row]:
     # The worst of all steps speaks: an exact number has no median.
     farthest = max(sent, key=lambda number: abs(number - to_send))
     written = [outcome.checkpoint_bytes / 1e6 for outcome in outcomes]
-    exposed = planned("exposed_seconds", 1e3)
+    alone = 1e3 * to_send / parse_bandwidth(LINK)
     return [
         _row("a step", "ms", planned("step_seconds", 1e3), seen("seconds"), WITHIN),
-        _row("exchange, waiting for the other pod included", "ms", exposed,
-             seen("exposed_seconds"), None),
-        _row("exchange, sending alone", "ms", exposed[:1], [1e3 * to_send / bandwidth], None),
+        _row("exposed exchange", "ms", planned("exposed_seconds", 1e3), seen("exposed_seconds"),
+             None),
+        _row("exchange, sending alone", "ms", [alone], [1e3 * to_send / bandwidth], None),
         _row("sent by a host in a step", "bytes", [to_send], [farthest], 0.0, runs=len(sent)),
         _row("checkpoint", "MB", planned("checkpoint_bytes", 1e-6), written, CHECKPOINT_WITHIN),
     ]  # fmt: skip

@@ -72,8 +72,8 @@ def _link(plan: Plan) -> list[Warned]:
         return []
     message = f"{_share(exposed / step)} of a step goes by on the link between the pods"
     hint = (
-        "compress (exchange.dtype), overlap (exchange.overlap), raise train.global_batch, or "
-        "synchronise every so many steps (exchange.mode: streaming_diloco)"
+        "compress (exchange.dtype, or exchange.mode: auto), overlap (exchange.overlap), raise "
+        "train.global_batch, or synchronise every so many steps (exchange.mode: streaming_diloco)"
     )
     return [_warning("LinkBound", message, hint)]
 

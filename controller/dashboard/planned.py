@@ -96,7 +96,8 @@ def _step(plan: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _wanting(plan: Mapping[str, Any]) -> list[str]:
     given = plan["spec"].get("assume", {})
     fields = []
-    if plan["exposed_seconds"] is None:
+    # Where gradients travel behind computation, it takes the time of that, too.
+    if plan["exposed_seconds"] is None and "link_bytes_per_second" not in given:
         fields.append("assume.link_bytes_per_second")
     if "mfu" not in given and "tokens_per_second" not in given:
         fields.append("assume.mfu")

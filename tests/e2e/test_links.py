@@ -129,3 +129,61 @@ def test_a_fleet_whose_link_is_real_keeps_it(fleet):
         running.client.wait_for_pods(1, timeout=WAIT)
         with pytest.raises(Conflict, match="--link-emulator"):
             running.client.set_link("pod-0", {"partitioned": True})
+
+
+def chosen(client, job_id: str) -> list[dict]:
+    events = client.events(job_id)["events"]
+    return [event for event in events if event["kind"] == "exchange.chosen"]
+
+
+@pytest.mark.timeout(400)
+def test_auto_takes_fewer_bits_on_a_slow_link_and_float32_again_on_a_fast_one(emulated, make_spec):
+    """4.6 MB of gradient behind half a second of computing: 10 ms on the link, then four seconds.
+
+    Two cores leave some 2.5% exposed at best; the budget is eight times that, a return's four.
+    """
+    client = emulated.client
+    for pod in ("pod-0", "pod-1"):
+        change(client, pod, bandwidth="4Gbit", latency="1ms")
+    train = {"steps": 110, "sequence_length": 256}
+    exchange = {"mode": "auto", "allow": ["bfloat16", "int8"], "budget": 0.2}
+    job_id = client.submit(make_spec(train=train, exchange=exchange))["id"]
+    client.wait(
+        job_id,
+        until=lambda job: job["step"] >= 10 and job["exchange"]["choice"]["shares"],
+        timeout=WAIT,
+    )
+    assert client.job(job_id)["exchange"]["dtype"] == "float32"
+    change(client, "pod-0", bandwidth="10Mbit", latency="1ms")
+    slow = client.wait(job_id, until=lambda job: job["exchange"]["dtype"] == "int8", timeout=WAIT)
+    since = slow["exchange"]["choice"]["since_step"]
+    client.wait(job_id, until=lambda job: job["step"] >= since + 2, timeout=WAIT)
+    change(client, "pod-0", bandwidth="4Gbit", latency="1ms")
+    client.wait(job_id, until=lambda job: job["exchange"]["dtype"] == "float32", timeout=WAIT)
+    job = client.wait(job_id, timeout=WAIT)
+    assert job["state"] == "SUCCEEDED", job["reason"]
+    decided = chosen(client, job_id)
+    first, *others = decided
+    assert (first["data"]["to"], first["data"]["step"]) == ("float32", 1)
+    for before, now in zip(decided, others, strict=False):
+        assert now["data"]["from"] == before["data"]["to"]
+        told = r"from step \d+ on: at [\d.]+ MB/s, [\d.]+ ms and [\d.]+ s of computing, "
+        assert re.search(told, now["message"]), now["message"]
+    fewer = next(event for event in others if event["data"]["to"] == "int8")
+    # A window may hold steps from before the link slowed down: seven of eight, at most.
+    assert fewer["data"]["bytes_per_second"] < 8 * 1.25e6
+    assert fewer["data"]["shares"][0] > fewer["data"]["shares"][2]
+    assert others[-1]["data"]["to"] == "float32"
+    assert others[-1]["data"]["bytes_per_second"] > fewer["data"]["bytes_per_second"]
+    steps = client.steps(job_id, limit=1000)["steps"]
+    digests = {step["step"]: step["digests"] for step in steps if step["digests"]}
+    assert sorted(digests) == list(range(5, 111, 5))
+    assert all(sorted(held) == ["pod-0", "pod-1"] for held in digests.values())
+    assert all(len(set(held.values())) == 1 for held in digests.values())
+    # Bytes on the link tell which way each step was exchanged in.
+    ways = {event["data"]["step"]: event["data"]["to"] for event in decided}
+    ratios = {"float32": 1.0, "bfloat16": 0.5, "int8": 0.254}
+    for step in steps:
+        dtype = ways[max(at for at in ways if at <= step["step"])]
+        sent = step["link_bytes"] / step["float32_bytes"]
+        assert sent == pytest.approx(ratios[dtype], rel=0.02), (step["step"], dtype)

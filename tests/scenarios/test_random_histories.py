@@ -5,17 +5,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from controller.core import commands, events
-from controller.core.cluster import Assignment, HostRef
+from controller.core.cluster import Assignment, HostRef, Traffic
 from controller.core.errors import JobIsLive, UnknownJob
 from controller.core.evaluation import Part
 from controller.core.job import JobState
 from controller.core.spikes import SpikePolicy
 from controller.core.turn import Outcome, State
+from tests.controller.core.linked_pods import POLICY
 from tests.controller.core.world import PROGRAM, World, attached, inventory, record, ref, spec
 from tests.scenarios.invariants import Invariants
 
@@ -65,7 +67,8 @@ class History:
         least = 1 + self._number(most - 1)
         devices = 2 if self._number(5) == 5 else 1
         policy = SpikePolicy(4.0, 4, 1, 2, 2) if self._number(1) else None
-        saves = {"checkpoint_every": 1, "spikes": policy} if policy else {}
+        saves: dict[str, Any] = {"checkpoint_every": 1, "spikes": policy} if policy else {}
+        saves["choice"] = POLICY if self._number(1) else None
         submitted = spec(min_pods=least, max_pods=most, devices_per_pod=devices, steps=9, **saves)
         self.world.happens(events.JobSubmitted(f"job-{self._submitted}", submitted))
 
@@ -100,7 +103,8 @@ class History:
         self.world.pod_joins(pod, NUM_HOSTS[pod], self._one("abc"))
 
     def hear(self) -> None:
-        self.world.happens(events.HostHeard(self._host(), {}))
+        sent = Traffic(self._number(3), float(self._number(3)), 0)
+        self.world.happens(events.HostHeard(self._host(), {self._one(PODS): sent}))
 
     def detach(self) -> None:
         self.world.happens(events.HostDetached(self._host(), "its connection closed"))

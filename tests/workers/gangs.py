@@ -18,6 +18,7 @@ from workers.checkpoint.saver import Saver
 from workers.exchange.agreement import SoleAgreement
 from workers.exchange.base import Membership
 from workers.exchange.loopback import LoopbackExchange, LoopbackLink
+from workers.in_flight import StepInFlight
 from workers.member_state import Restored
 from workers.orders import (
     Assignment,
@@ -124,8 +125,8 @@ class LocalGang:
     ) -> None:
         """Raises CheckpointError."""
         self.program, self.rule = program, rule
-        link = LoopbackLink()
-        self._exchanges = [LoopbackExchange(link) for _ in range(num_pods)]
+        self._link = LoopbackLink()
+        self._exchanges = [LoopbackExchange(self._link) for _ in range(num_pods)]
         self.members = [
             member(
                 program,
@@ -145,12 +146,27 @@ class LocalGang:
         for training in self.members:
             training.close()
 
-    def train(self, first: int, last: int) -> list[list[StepRecord]]:
-        """Every member's records of steps first..last."""
+    def train(
+        self,
+        first: int,
+        last: int,
+        changes: Mapping[int, ExchangeRule] | None = None,
+        late: int | None = None,
+    ) -> list[list[StepRecord]]:
+        """Every member's records of steps first..last, and how they exchange from the steps of
+        `changes` on. The member `late` changes over only when a peer has sent in the new way."""
+
+        def step(training: Training, number: int) -> StepInFlight | None:
+            rule = (changes or {}).get(number)
+            if rule is not None:
+                if late is not None and training is self.members[late]:
+                    self._await_peers(late, number)
+                training.use(rule)
+            return training.step(number)
 
         def train(training: Training) -> list[StepRecord]:
             try:
-                steps = (training.step(step) for step in range(first, last + 1))
+                steps = (step(training, number) for number in range(first, last + 1))
                 return [step.settle() for step in steps if step is not None]
             except Exception as error:
                 for exchange in self._exchanges:
@@ -160,6 +176,15 @@ class LocalGang:
 
         with concurrent.futures.ThreadPoolExecutor(len(self.members)) as pool:
             return list(pool.map(train, self.members))
+
+    def _await_peers(self, index: int, step: int) -> None:
+        """Until one of them has sent something of the step to this member."""
+        link = self._link
+        with link.changed:
+            assert link.changed.wait_for(
+                lambda: any((key.step, to) == (step, index) for key, _, to in link.parcels),
+                timeout=60.0,
+            )
 
     def member_states(self) -> list[Named]:
         """What every member has for itself."""

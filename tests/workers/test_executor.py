@@ -19,6 +19,7 @@ from workers.orders import (
     Applied,
     Assignment,
     BatchPhase,
+    ExchangeRule,
     Faulted,
     JobOrder,
     Member,
@@ -28,6 +29,7 @@ from workers.orders import (
     Report,
 )
 from workers.program import read_bundle
+from workers.training import Training
 
 WAIT = 60.0
 ASSIGNMENT = Assignment("job", 1)
@@ -124,6 +126,27 @@ def test_job_is_prepared_run_as_far_as_granted_and_released(worker, bigram, tmp_
             steps += [record.step for record in applied.records]
     assert steps == [1, 2, 3]
     assert worker.heard() == Released(ASSIGNMENT, 3)
+
+
+def test_exchange_changes_before_the_step_that_was_said(worker, bigram, tmp_path, monkeypatch):
+    done: list[object] = []
+    for name in ("use", "step"):
+        real = getattr(Training, name)
+        monkeypatch.setattr(
+            Training, name, lambda self, what, real=real: done.append(what) or real(self, what)
+        )
+    worker.executor.prepare(order(bigram, tmp_path, Member("pod-0", "")), bigram.data)
+    rules = ExchangeRule(dtype="int8"), ExchangeRule(dtype="bfloat16")
+    worker.executor.change_exchange(ASSIGNMENT, 2, rules[0])
+    worker.executor.change_exchange(Assignment("job", 2), 1, rules[1])
+    worker.executor.grant(ASSIGNMENT, 2)
+    while not isinstance(worker.heard(), Applied):
+        pass
+    worker.executor.change_exchange(ASSIGNMENT, 3, rules[1])
+    worker.executor.grant(ASSIGNMENT, 3)
+    while not isinstance(worker.heard(), Released):
+        pass
+    assert done == [1, rules[0], 2, rules[1], 3]
 
 
 def test_job_joins_its_gang_with_a_bound_on_what_peers_may_send(worker, bigram, tmp_path):

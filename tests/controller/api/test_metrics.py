@@ -110,6 +110,8 @@ async def test_values(controller: Rig) -> None:
     assert samples["landbridge_job_link_bytes_total", job] == 20_000
     assert samples["landbridge_job_compression_ratio", job] == 2.0
     assert samples["landbridge_job_residual_norm", job] == 0.25
+    full = (("dtype", "float32"), ("job", job_id), ("mode", "full"))
+    assert samples["landbridge_job_exchange_info", full] == 1
     assert samples["landbridge_job_exposed_ratio", job] == pytest.approx(0.1, rel=0.2)
     assert samples["landbridge_jobs", (("queue", "default"), ("state", "RUNNING"))] == 1
     assert samples["landbridge_jobs", (("queue", "default"), ("state", "FAILED"))] == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 
@@ -12,10 +13,13 @@ from tests.controller.dashboard.reading import page
 from tests.controller.rig import Rig, spec
 
 
-async def trained(controller: Rig, *, digests: tuple[str, str] = ("a" * 64, "a" * 64)) -> str:
+async def trained(
+    controller: Rig, *, digests: tuple[str, str] = ("a" * 64, "a" * 64), **sections: Any
+) -> str:
     await controller.attach_pod("pod-0")
     await controller.attach_pod("pod-1")
-    job_id = await controller.submit(spec(name="shown", labels={"team": "<b>research</b>"}))
+    labels = {"team": "<b>research</b>"}
+    job_id = await controller.submit(spec(name="shown", labels=labels, **sections))
     await controller.start(job_id)
     await controller.step(job_id, *range(1, 11), digest=digests[0])
     return job_id
@@ -72,6 +76,17 @@ async def test_a_job_page_shows_what_the_link_costs_and_says_when_it_is_slow(
     shown = await page(controller, f"/jobs/{job_id}")
     assert "of a step waits for the link from pod-0 to pod-1: it carries 2.0 MB/s" in shown.text
     assert "What helps: exchange.dtype: bfloat16 or int8" in shown.text
+
+
+async def test_a_job_page_shows_what_is_chosen_and_what_it_is_chosen_by(controller: Rig) -> None:
+    job_id = await trained(controller, exchange={"mode": "auto", "allow": ["int8"]})
+    shown = await page(controller, f"/jobs/{job_id}")
+    assert "auto: float32 since step 1, for at most 3.0 % exposed" in shown.text
+    for step in range(11, 20):
+        await controller.hear("pod-0", "pod-1", step * 10_000_000, step * 0.1, 0)
+        await controller.step(job_id, step)
+    shown = await page(controller, f"/jobs/{job_id}")
+    assert "as it is, float32 leaves " in shown.text and "int8 leaves " in shown.text
 
 
 async def test_a_job_page_shows_its_data_and_what_held_out_text_says(controller: Rig) -> None:

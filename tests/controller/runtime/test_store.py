@@ -13,10 +13,12 @@ from alembic.migration import MigrationContext
 from sqlalchemy.dialects import postgresql, sqlite
 
 from controller.config import ConfigError
+from controller.core.choosing import Choice
 from controller.core.job import Job, JobState, Reason
 from controller.core.turn import Entry
 from controller.runtime import schema
 from controller.runtime.store import InvalidPageToken, JobQuery, JobRow, Store, put_steps
+from tests.controller.core.linked_pods import POLICY
 from tests.controller.core.world import spec
 
 
@@ -83,6 +85,16 @@ def test_unfinished_jobs_come_back_as_they_were_decided_oldest_first(store: Stor
     ended = [_job(str(state), state) for state in JobState if _job("x", state).is_final]
     _commit(store, second, first, *ended)
     assert store.unfinished() == [first, second]
+
+
+def test_a_job_whose_exchange_is_chosen_comes_back_with_what_it_had_chosen(store: Store) -> None:
+    choice = Choice(2, 57, shares=(0.1, 0.05, 0.02))
+    _commit(store, _job("a", choice=POLICY, choosing=choice), _job("b", choice=POLICY))
+    chosen, fresh = store.unfinished()
+    assert chosen.spec.choice == fresh.spec.choice == POLICY
+    assert chosen.exchange == POLICY.candidates[2].rule
+    # What was measured is over with the generation.
+    assert (chosen.choosing, fresh.choosing) == (Choice(2), None)
 
 
 def test_job_committed_again_changes_what_is_decided_and_keeps_what_was_submitted(
