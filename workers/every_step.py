@@ -53,6 +53,7 @@ class EveryStep:
             ],
             subtrees=self._subtrees_at if self._sends_nodes else self._sums_at,
             whole=WholeGradients.of(program),
+            shares=[member.link_share for member in order.members],
         )
         self._reduction = reduction_for(self._gang, rule, order.seed, lost)
         self._is_alone = self._gang.num_members == 1

@@ -9,6 +9,7 @@ same places.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -65,10 +66,10 @@ class Payload:
         self._shards = [_local_shards(buffer) for buffer in buffers]
         self.num_bytes = sum(shard.num_bytes for shards in self._shards for shard in shards)
 
-    def parts(self, count: int) -> list[Part]:
-        """As many parts of nearly the same size, together the whole."""
-        runs = self._runs()
-        cuts = [0, *(_cut(runs, self.num_bytes * i // count) for i in range(1, count))]
+    def parts(self, shares: Sequence[int]) -> list[Part]:
+        """Parts whose sizes are nearly in proportion to the shares, together the whole."""
+        runs, ends = self._runs(), list(itertools.accumulate(shares))
+        cuts = [0, *(_cut(runs, self.num_bytes * end // ends[-1]) for end in ends[:-1])]
         stops = [*cuts[1:], self.num_bytes]
         return [
             Part(start, stop, tuple(_within(runs, start, stop)))
