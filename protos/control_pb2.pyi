@@ -217,12 +217,14 @@ class Exchange(_message.Message):
     def __init__(self, dtype: _Optional[_Union[ExchangeDtype, str]] = ..., stochastic_rounding: _Optional[bool] = ..., error_feedback: _Optional[bool] = ..., overlap: _Optional[bool] = ..., reproducible: _Optional[bool] = ...) -> None: ...
 
 class GangMember(_message.Message):
-    __slots__ = ("pod", "link_addresses")
+    __slots__ = ("pod", "link_addresses", "link_share")
     POD_FIELD_NUMBER: _ClassVar[int]
     LINK_ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    LINK_SHARE_FIELD_NUMBER: _ClassVar[int]
     pod: str
     link_addresses: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, pod: _Optional[str] = ..., link_addresses: _Optional[_Iterable[str]] = ...) -> None: ...
+    link_share: int
+    def __init__(self, pod: _Optional[str] = ..., link_addresses: _Optional[_Iterable[str]] = ..., link_share: _Optional[int] = ...) -> None: ...
 
 class BatchPhase(_message.Message):
     __slots__ = ("first_step", "num_slots", "slots")

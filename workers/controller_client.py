@@ -69,7 +69,9 @@ def decode_order(message: pb.PrepareJob, host_index: int, checkpoints: pathlib.P
     return JobOrder(
         assignment=assignment_of(message),
         bundle_digest=message.bundle_digest,
-        members=tuple(Member(m.pod, m.link_addresses[host_index]) for m in message.members),
+        members=tuple(
+            Member(m.pod, m.link_addresses[host_index], m.link_share) for m in message.members
+        ),
         member_index=message.member_index,
         phases=tuple(_phase(phase) for phase in message.phases),
         seed=message.seed,

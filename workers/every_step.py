@@ -50,6 +50,7 @@ class EveryStep:
             ],
             subtrees=self._subtrees_at,
             whole=WholeGradients.of(program),
+            shares=[member.link_share for member in order.members],
         )
         self._begin(order.exchange, lost)
         self._is_alone = self._gang.num_members == 1

@@ -37,6 +37,9 @@ class Member:
 
     pod: str
     link_address: str
+    link_share: int = 1
+    """Of a float32 gradient, how much it adds up for all, of more than two members, in proportion
+    to those of the others."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ same places.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -27,6 +28,7 @@ _Run = tuple[np.dtype[Any], int]
 class _Shard:
     """A distinct local piece of one array and every local device that holds it."""
 
+    bounds: Index
     shape: tuple[int, ...]
     devices: tuple[Any, ...]
     num_bytes: int
@@ -64,10 +66,10 @@ class Payload:
         self._shards = [_local_shards(buffer) for buffer in buffers]
         self.num_bytes = sum(shard.num_bytes for shards in self._shards for shard in shards)
 
-    def parts(self, count: int) -> list[Part]:
-        """As many parts of nearly the same size, together the whole."""
-        runs = self._runs()
-        cuts = [0, *(_cut(runs, self.num_bytes * i // count) for i in range(1, count))]
+    def parts(self, shares: Sequence[int]) -> list[Part]:
+        """Parts whose sizes are nearly in proportion to the shares, together the whole."""
+        runs, ends = self._runs(), list(itertools.accumulate(shares))
+        cuts = [0, *(_cut(runs, self.num_bytes * end // ends[-1]) for end in ends[:-1])]
         stops = [*cuts[1:], self.num_bytes]
         return [
             Part(start, stop, tuple(_within(runs, start, stop)))
@@ -132,6 +134,22 @@ class Payload:
             if shard.devices[0] == device
         ]
 
+    def blocks_on(self, device: Any, block: int) -> np.ndarray:
+        """A uint32 for each block of so many numbers in shards_on(), where every shard begins a
+        block: another for each block of the pod's, the same at all hosts that hold one."""
+        found, first = [], 0
+        for buffer, shards in zip(self._buffers, self._shards, strict=True):
+            everywhere = buffer.sharding.devices_indices_map(buffer.shape).values()
+            distinct = sorted({_bounds(index, buffer) for index in everywhere})
+            # Those of an array are equally large.
+            count = -(-math.prod(shards[0].shape) // block)
+            for shard in shards:
+                if shard.devices[0] == device:
+                    start = first + count * distinct.index(shard.bounds)
+                    found.append(np.arange(start, start + count, dtype=np.uint32))
+            first += count * len(distinct)
+        return np.concatenate(found)
+
     def from_shards(self, shards_on: Mapping[Any, Sequence[jax.Array]]) -> list[jax.Array]:
         """Arrays from what shards_on() gave for every device."""
         left = {device: iter(shards) for device, shards in shards_on.items()}
@@ -172,17 +190,18 @@ def _within(runs: Sequence[_Run], start: int, stop: int) -> Iterator[_Run]:
         at += num_bytes
 
 
+def _bounds(index: tuple[slice, ...] | None, buffer: Buffer) -> Index:
+    return tuple(s.indices(extent)[:2] for s, extent in zip(index or (), buffer.shape, strict=True))
+
+
 def _local_shards(buffer: Buffer) -> list[_Shard]:
     """Distinct local shards in the order of their position in the array: the same at every pod."""
     devices_of: dict[Index, list[Any]] = {}
     for device, index in buffer.sharding.addressable_devices_indices_map(buffer.shape).items():
-        bounds = tuple(
-            s.indices(extent)[:2] for s, extent in zip(index or (), buffer.shape, strict=True)
-        )
-        devices_of.setdefault(bounds, []).append(device)
+        devices_of.setdefault(_bounds(index, buffer), []).append(device)
     shards = []
     for bounds, devices in sorted(devices_of.items()):
         shape = tuple(stop - start for start, stop in bounds)
         num_bytes = math.prod(shape) * buffer.dtype.itemsize
-        shards.append(_Shard(shape, tuple(devices), num_bytes))
+        shards.append(_Shard(bounds, shape, tuple(devices), num_bytes))
     return shards

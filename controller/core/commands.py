@@ -39,6 +39,9 @@ class GangAddress:
     pod: str
     link_addresses: tuple[str, ...]
     """By host index."""
+    link_share: int
+    """Of a gradient, how much it adds up for all, of more than two members: together they make
+    link_shares.WHOLE."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

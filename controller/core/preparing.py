@@ -8,6 +8,7 @@ from controller.core import adapting, commands, events, membership, saving, step
 from controller.core.cluster import Assignment
 from controller.core.commands import CheckpointPlace, DataStart, SlotPhase
 from controller.core.job import Job, JobState, Move, Reason
+from controller.core.link_shares import link_shares, rates_of
 from controller.core.liveness import LivenessPolicy
 from controller.core.program import slot_ranges
 from controller.core.turn import Entry, Turn
@@ -27,11 +28,12 @@ def order(turn: Turn, job: Job) -> None:
     """Tell every host of the gang what to get ready for in this generation."""
     assert job.program is not None
     assignment = Assignment(job.id, job.generation)
+    shares = link_shares(rates_of(job.gang, turn.pods))
     members = tuple(
         commands.GangAddress(
-            pod, tuple(host.link_address for _, host in sorted(turn.pods[pod].hosts.items()))
+            pod, tuple(host.link_address for _, host in sorted(turn.pods[pod].hosts.items())), share
         )
-        for pod in job.gang
+        for pod, share in zip(job.gang, shares, strict=True)
     )
     phases = tuple(
         SlotPhase(phase.first_step, phase.num_slots, slot_ranges(phase.num_slots, len(members)))

@@ -181,7 +181,9 @@ def encode_command(command: commands.Command, heartbeat_interval_seconds: float)
 
 def _prepare(command: commands.PrepareHost) -> pb.PrepareJob:
     members = [
-        pb.GangMember(pod=member.pod, link_addresses=member.link_addresses)
+        pb.GangMember(
+            pod=member.pod, link_addresses=member.link_addresses, link_share=member.link_share
+        )
         for member in command.members
     ]
     return pb.PrepareJob(

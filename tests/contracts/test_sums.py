@@ -62,6 +62,8 @@ class Case:
     """Gradients first, then one that must be exact."""
     cuts: list[list[range]]
     """Of every step: the slots of every member."""
+    shares: list[int]
+    """How much each member adds up."""
     seed: int
 
     @property
@@ -127,7 +129,10 @@ def cases(
         counts = draw(st.lists(st.integers(1, 3), min_size=num_members, max_size=num_members))
         ends = np.cumsum(counts).tolist()
         cuts.append([range(end - count, end) for end, count in zip(ends, counts, strict=True)])
-    return Case(segments, cuts, draw(st.integers(0, 2**31)))
+    shares = draw(st.lists(st.integers(0, 3), min_size=num_members, max_size=num_members))
+    if not any(shares):
+        shares = [1] * num_members
+    return Case(segments, cuts, shares, draw(st.integers(0, 2**31)))
 
 
 def layout_of(buffers: list[Buffer]) -> SegmentLayout:
@@ -161,6 +166,7 @@ class Member:
             segments=[layout_of(buffers) for buffers in case.segments],
             subtrees=case.subtrees if self._is_exact else lambda step: one_sum,
             whole=WholeGradients(gradients, [0] * len(gradients)),
+            shares=case.shares,
         )
         self.reduction: Reduction = reduction_for(gang, rule, case.seed, {})
 

@@ -38,3 +38,15 @@ def test_payload_of_two_subtrees_is_one_after_the_other(bigram):
     payload = Payload(buffers)
     once = b"".join(payload.views(arrays, 1))
     assert b"".join(payload.views([*arrays, *arrays], 2)) == once + once
+
+
+def test_blocks_are_numbered_once_for_every_distinct_shard(bigram):
+    program = load(*read_bundle(bigram.data, bigram.digest))
+    buffers, arrays = gradients(program)
+    payload = Payload(buffers)
+    held = {device: payload.shards_on(device, arrays) for device in payload.devices}
+    found = {device: payload.blocks_on(device, 16) for device in held}
+    for device, shards in held.items():
+        assert len(found[device]) == sum(-(-shard.size // 16) for shard in shards)
+    numbers = np.concatenate(list(found.values()))
+    assert sorted(numbers.tolist()) == list(range(len(numbers)))

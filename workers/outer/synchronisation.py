@@ -60,6 +60,7 @@ class OuterSynchronisation:
             segments=[_layout(program, fragment.group) for fragment in outer.fragments],
             subtrees=self._members,
             whole=WholeGradients.of(program),
+            shares=[member.link_share for member in order.members],
         )
         self._gang, self._has_peers = gang, bool(gang.peers)
         lost = losses_in(restored.own) if restored else {}

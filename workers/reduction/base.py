@@ -56,6 +56,9 @@ class Gang:
     subtrees: Callable[[int], list[list[Node]]]
     """Whose nodes of the slot tree are which at a step, by member."""
     whole: WholeGradients
+    shares: Sequence[int] = ()
+    """Of a float32 gradient, how much each of more than two members adds up, in proportion; none
+    is equally much."""
 
     @property
     def float32_bytes(self) -> int:

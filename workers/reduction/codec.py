@@ -20,15 +20,17 @@ BLOCK = 256
 class Codec(Protocol):
     """Equal ones encode alike."""
 
-    multiple: ClassVar[int]
-    """Rows have a multiple of so many numbers."""
+    block: ClassVar[int]
+    """Numbers that are encoded together. Every array begins a block, so that a copy of one becomes
+    the same bits whatever lies beside it."""
 
     def row_bytes(self, count: int) -> int:
         """Bytes of an encoded row of `count` numbers."""
         ...
 
-    def encode(self, x_RN: jax.Array, key: jax.Array) -> jax.Array:
-        """uint8 [R, row_bytes(N)] of float32 [R, N]. `key` is for what is random."""
+    def encode(self, x_RN: jax.Array, key: jax.Array, block_RC: jax.Array) -> jax.Array:
+        """uint8 [R, row_bytes(N)] of float32 [R, N]. What is random follows from `key` and from the
+        number of the block, uint32 [R, C]."""
         ...
 
     def decode(self, encoded: jax.Array, count: int) -> jax.Array:
@@ -40,12 +42,12 @@ class Codec(Protocol):
 class Bfloat16:
     """To the nearest number that bfloat16 has."""
 
-    multiple: ClassVar[int] = 1
+    block: ClassVar[int] = 1
 
     def row_bytes(self, count: int) -> int:
         return 2 * count
 
-    def encode(self, x_RN: jax.Array, key: jax.Array) -> jax.Array:
+    def encode(self, x_RN: jax.Array, key: jax.Array, block_RC: jax.Array) -> jax.Array:
         return _bytes(x_RN.astype(jnp.bfloat16))
 
     def decode(self, encoded: jax.Array, count: int) -> jax.Array:
@@ -68,7 +70,7 @@ class Integers:
     """Rounds up with the probability of the remainder, so that errors have mean 0; otherwise to the
     nearest."""
 
-    multiple: ClassVar[int] = BLOCK
+    block: ClassVar[int] = BLOCK
 
     @property
     def _per_byte(self) -> int:
@@ -81,14 +83,14 @@ class Integers:
     def row_bytes(self, count: int) -> int:
         return count // self._per_byte + 4 * (count // BLOCK)
 
-    def encode(self, x_RN: jax.Array, key: jax.Array) -> jax.Array:
+    def encode(self, x_RN: jax.Array, key: jax.Array, block_RC: jax.Array) -> jax.Array:
         x_RCK = x_RN.reshape(x_RN.shape[0], -1, BLOCK)
         scale_RC1 = jnp.abs(x_RCK).max(axis=-1, keepdims=True) / self._most
         # All zeros: any divisor but 0 will do.
         multiples_RCK = x_RCK / jnp.where(scale_RC1 == 0.0, 1.0, scale_RC1)
         if self.stochastic:
             # 24 random bits are all that a float32 in [0, 1) has.
-            uniform_RCK = jax.random.uniform(key, x_RCK.shape)
+            uniform_RCK = _uniform(key, block_RC)
             rounded_RCK = jnp.floor(multiples_RCK + uniform_RCK)
         else:
             rounded_RCK = jnp.rint(multiples_RCK)
@@ -112,6 +114,15 @@ class Integers:
             whole_RN = whole_RN >> 4
         whole_RCK = whole_RN.reshape(rows, blocks, BLOCK).astype(jnp.float32)
         return (whole_RCK * scale_RC[..., None]).reshape(rows, count)
+
+
+def _uniform(key: jax.Array, block_RC: jax.Array) -> jax.Array:
+    """float32 [R, C, K] in [0, 1), of each block by its number."""
+
+    def of_block(block: jax.Array) -> jax.Array:
+        return jax.random.uniform(jax.random.fold_in(key, block), (BLOCK,))
+
+    return jax.vmap(jax.vmap(of_block))(block_RC)
 
 
 def _bytes(array: jax.Array) -> jax.Array:

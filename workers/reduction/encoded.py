@@ -52,9 +52,10 @@ class _Coding:
     def __init__(self, shapes: _Shapes, rows: int, codec: Codec, error_feedback: bool) -> None:
         self._shapes, self._rows = shapes, rows
         self._codec, self._error_feedback = codec, error_feedback
-        self._ends = list(itertools.accumulate(math.prod(shape) for shape, _ in shapes))
-        unit = codec.multiple
-        self.count = -(-self._ends[-1] // (rows * unit)) * unit
+        block = codec.block
+        self._sizes = [math.prod(shape) for shape, _ in shapes]
+        self._padded = [-(-size // block) * block for size in self._sizes]
+        self.count = -(-sum(self._padded) // (rows * block)) * block
         """Numbers of a row; the last one is padded with zeros."""
         self.encode = jax.jit(self._encode)
         self.encode_total = jax.jit(self._encode_total)
@@ -66,15 +67,25 @@ class _Coding:
         self.shared_out = jax.jit(self._shared_out)
 
     def _encode(
-        self, shards: list[jax.Array], residual_RN: jax.Array, numbers: jax.Array
+        self,
+        shards: list[jax.Array],
+        residual_RN: jax.Array,
+        numbers: jax.Array,
+        block_RC: jax.Array,
     ) -> tuple[jax.Array, jax.Array]:
-        return self._with_loss(self._rows_of(shards), residual_RN, numbers)
+        return self._with_loss(self._rows_of(shards), residual_RN, numbers, block_RC)
 
     def _encode_total(
-        self, encoded: jax.Array, residual_1N: jax.Array, numbers: jax.Array
+        self,
+        encoded: jax.Array,
+        residual_1N: jax.Array,
+        numbers: jax.Array,
+        block_RC: jax.Array,
+        row: np.int32,
     ) -> tuple[jax.Array, jax.Array]:
         """Of this pod's row, from that of every member [P, bytes]."""
-        return self._with_loss(self._sum(encoded)[None], residual_1N, numbers)
+        block_1C = block_RC[row][None]
+        return self._with_loss(self._sum(encoded)[None], residual_1N, numbers, block_1C)
 
     def _decode_total(self, encoded: jax.Array) -> list[jax.Array]:
         """Shards from what every member has encoded [P, bytes], when nobody owns a row."""
@@ -85,15 +96,22 @@ class _Coding:
         return self._as_gradients(self._codec.decode(encoded, self.count))
 
     def _rows_of(self, shards: list[jax.Array]) -> jax.Array:
-        """float32 [R, N], padded with zeros."""
-        x_N = jnp.concatenate([shard.reshape(-1).astype(jnp.float32) for shard in shards])
-        padding = self._rows * self.count - self._ends[-1]
-        return jnp.pad(x_N, (0, padding)).reshape(self._rows, self.count)
+        """float32 [R, N], each shard and then all of them padded with zeros."""
+        flat = [shard.reshape(-1).astype(jnp.float32) for shard in shards]
+        parts = [
+            jnp.pad(part, (0, padded - size))
+            for part, size, padded in zip(flat, self._sizes, self._padded, strict=True)
+        ]
+        padding = self._rows * self.count - sum(self._padded)
+        return jnp.pad(jnp.concatenate(parts), (0, padding)).reshape(self._rows, self.count)
 
     def _shards_of(self, x_RN: jax.Array) -> list[jax.Array]:
         """float32, what _rows_of() had them from."""
-        parts = jnp.split(x_RN.reshape(-1)[: self._ends[-1]], self._ends[:-1])
-        return [part.reshape(shape) for part, (shape, _) in zip(parts, self._shapes, strict=True)]
+        *parts, _ = jnp.split(x_RN.reshape(-1), list(itertools.accumulate(self._padded)))
+        return [
+            part[:size].reshape(shape)
+            for part, size, (shape, _) in zip(parts, self._sizes, self._shapes, strict=True)
+        ]
 
     def _shards_of_row(self, x_1N: jax.Array, row: np.int32) -> list[jax.Array]:
         """The same of one row; zero elsewhere."""
@@ -112,11 +130,11 @@ class _Coding:
         return jnp.where(of_total_RN == 0.0, residual_RN, residual_RN + of_total_RN), own_1N
 
     def _with_loss(
-        self, x_RN: jax.Array, residual_RN: jax.Array, numbers: jax.Array
+        self, x_RN: jax.Array, residual_RN: jax.Array, numbers: jax.Array, block_RC: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         if self._error_feedback:
             x_RN += residual_RN
-        encoded = self._codec.encode(x_RN, _key(numbers))
+        encoded = self._codec.encode(x_RN, _key(numbers), block_RC)
         if not self._error_feedback:
             return encoded, residual_RN
         return encoded, x_RN - self._codec.decode(encoded, self.count)
@@ -147,7 +165,9 @@ class _Lane:
         shapes = tuple(payload.shapes_on(device))
         self.coding = _coding(shapes, self.rows, rule.codec, rule.error_feedback)
         self.row_bytes = rule.codec.row_bytes(self.coding.count)
-        self._own_row = np.int32(gang.member_index if self.rows > 1 else 0)
+        self.own_row = np.int32(gang.member_index if self.rows > 1 else 0)
+        self.blocks = self._numbered(rule.codec.block)
+        """Numbers of the blocks, uint32 [R, C]."""
 
     def shards(self, arrays: Sequence[jax.Array]) -> list[jax.Array]:
         return self._payload.shards_on(self.device, arrays)
@@ -160,13 +180,21 @@ class _Lane:
             self.coding.rows_of(self.shards(arrays)) if arrays else self._zeros()
             for arrays in (of_sums, of_totals)
         ]
-        return self.coding.shared_out(*given, self._own_row)
+        return self.coding.shared_out(*given, self.own_row)
 
     def shards_lost(self, residual: jax.Array, turn: int) -> list[jax.Array]:
         """Shards of gradients, float32, from the residual of a round."""
         if turn == 0:
             return self.coding.shards_of(residual)
-        return self.coding.shards_of_row(residual, self._own_row)
+        return self.coding.shards_of_row(residual, self.own_row)
+
+    def _numbered(self, block: int) -> jax.Array:
+        if block == 1:
+            return jax.device_put(np.zeros((self.rows, 0), np.uint32), self.device)
+        numbers = np.zeros(self.rows * self.coding.count // block, np.uint32)
+        found = self._payload.blocks_on(self.device, block)
+        numbers[: len(found)] = found
+        return jax.device_put(numbers.reshape(self.rows, -1), self.device)
 
     def _zeros(self) -> jax.Array:
         zeros = np.zeros((self.rows, self.coding.count), np.float32)
@@ -291,7 +319,7 @@ class EncodedReduction:
     ) -> jax.Array:
         name = _name(key.segment, number, 0)
         encoded, self._lost[name] = lane.coding.encode(
-            lane.shards(gradients), self._residuals[name], self._random(key, number)
+            lane.shards(gradients), self._residuals[name], self._random(key), lane.blocks
         )
         encoded.copy_to_host_async()
         return encoded
@@ -332,7 +360,9 @@ class EncodedReduction:
             total, self._lost[name] = lane.coding.encode_total(
                 jax.device_put(encoded, lane.device),
                 self._residuals[name],
-                self._random(key.onward, number),
+                self._random(key.onward),
+                lane.blocks,
+                lane.own_row,
             )
             totals.append(np.asarray(total)[0])
         gang.exchange.send(key.onward, [total.data for total in totals], gang.peers)
@@ -345,10 +375,11 @@ class EncodedReduction:
         received = gang.exchange.receive(key.onward, dict.fromkeys(gang.peers, size))
         return _Rows(_stacked(gang, lanes, own.encoded, received), own.exact)
 
-    def _random(self, key: StepKey, number: int) -> np.ndarray:
+    def _random(self, key: StepKey) -> np.ndarray:
         """What random rounding starts from: another for everything that is encoded, the same when a
-        step is computed again."""
-        place = 2 * (self._gang.member_index * 1024 + number) + key.round
+        step is computed again, and at all hosts of the pod. A total is encoded by one member alone,
+        not by the same one at every host."""
+        place = 0 if key.round else 1 + self._gang.member_index
         return np.array([self._rule.seed, key.step, key.segment, place], np.uint32)
 
 

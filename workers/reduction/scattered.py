@@ -1,8 +1,9 @@
 """Every pod adds up its part of the gradient for all, and sends the sum on to all.
 
 Round 0 takes part j of every pod's sums to pod j; round 1 takes the total of part j from pod j to
-everyone. A pod sends (P-1)/P of the gradient twice: 2(P-1)/P of it, the least there is (Patarasuk
-and Yuan, Bandwidth optimal all-reduce algorithms, JPDC 2009). Where pods hold several subtrees of
+everyone. With equal parts a pod sends (P-1)/P of the gradient twice: 2(P-1)/P of it, the least
+there is (Patarasuk and Yuan, Bandwidth optimal all-reduce algorithms, JPDC 2009); a pod on a slower
+link has a smaller part, and the cuts change no bit. Where pods hold several subtrees of
 the slot tree, round 0 takes each of them, so that the total has the bits of any other number of
 pods.
 """
@@ -30,7 +31,8 @@ class ScatteredReduction:
     def __init__(self, gang: Gang) -> None:
         self.clock = ExchangeClock()
         self._gang = gang
-        self._parts = [layout.payload.parts(gang.num_members) for layout in gang.segments]
+        shares = gang.shares or [1] * gang.num_members
+        self._parts = [layout.payload.parts(shares) for layout in gang.segments]
         self._sender = concurrent.futures.ThreadPoolExecutor(1, "send-gradients")
         self._adder = concurrent.futures.ThreadPoolExecutor(1, "add-gradients")
         self._added: dict[StepKey, concurrent.futures.Future[memoryview]] = {}

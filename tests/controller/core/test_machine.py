@@ -9,6 +9,7 @@ from controller.core import commands, events
 from controller.core.cluster import Assignment
 from controller.core.errors import JobIsLive, UnknownJob
 from controller.core.job import JobState, Reason
+from controller.core.link_shares import WHOLE
 from tests.controller.core.world import PROGRAM, World, record, ref, spec, two_pods
 
 
@@ -65,8 +66,8 @@ def test_program_lowered_is_prepared_on_every_host_with_its_place() -> None:
     ]
     assert {order.members for order in prepared} == {
         (
-            commands.GangAddress("pod-0", ("pod-0:0", "pod-0:1")),
-            commands.GangAddress("pod-1", ("pod-1:0", "pod-1:1")),
+            commands.GangAddress("pod-0", ("pod-0:0", "pod-0:1"), WHOLE // 2),
+            commands.GangAddress("pod-1", ("pod-1:0", "pod-1:1"), WHOLE // 2),
         )
     }
     order = prepared[0]

@@ -299,8 +299,8 @@ ORDERS: dict[str, commands.Command] = {
         assignment=JOB,
         bundle_digest="sha256:ab",
         members=(
-            commands.GangAddress("pod-0", ("a:1", "a:2")),
-            commands.GangAddress("pod-1", ("b:1", "b:2")),
+            commands.GangAddress("pod-0", ("a:1", "a:2"), 3),
+            commands.GangAddress("pod-1", ("b:1", "b:2"), 0),
         ),
         member_index=1,
         phases=(

@@ -8,8 +8,10 @@ from workers.reduction.codec import BLOCK, Integers
 KEY = jax.random.key(0)
 
 
-def decoded(codec, x_RN, key=KEY):
-    encoded = codec.encode(jnp.asarray(x_RN, jnp.float32), key)
+def decoded(codec, x_RN, key=KEY, block_RC=None):
+    if block_RC is None:
+        block_RC = np.arange(x_RN.size // BLOCK, dtype=np.uint32).reshape(x_RN.shape[0], -1)
+    encoded = codec.encode(jnp.asarray(x_RN, jnp.float32), key, block_RC)
     assert encoded.dtype == jnp.uint8
     assert encoded.shape == (x_RN.shape[0], codec.row_bytes(x_RN.shape[1]))
     return np.asarray(codec.decode(encoded, x_RN.shape[1]))
@@ -54,3 +56,15 @@ def test_zeros_and_what_is_not_finite_stay_visible(bits):
     back = decoded(Integers(bits, False), x_RN)
     assert not np.isfinite(back[0, :BLOCK]).all()
     np.testing.assert_array_equal(back[0, BLOCK:], 0)
+
+
+def test_a_block_is_rounded_by_its_number_wherever_it_lies():
+    codec = Integers(8, True)
+    x_RN = np.random.default_rng(2).normal(size=(1, 3 * BLOCK)).astype(np.float32)
+    there = np.concatenate([x_RN[:, 2 * BLOCK :], x_RN[:, :BLOCK]], axis=1)
+    here = decoded(codec, x_RN, block_RC=np.array([[7, 8, 9]], np.uint32))
+    moved = decoded(codec, there, block_RC=np.array([[9, 7]], np.uint32))
+    np.testing.assert_array_equal(moved[:, :BLOCK], here[:, 2 * BLOCK :])
+    np.testing.assert_array_equal(moved[:, BLOCK:], here[:, :BLOCK])
+    others = decoded(codec, x_RN, block_RC=np.array([[1, 2, 3]], np.uint32))
+    assert (others != here).any()
