@@ -30,8 +30,11 @@ def begin(turn: Turn, job: Job, after: int) -> Job:
     index = job.choosing.index if job.choosing else 0
     choice = Choice(index, after + 1, sent_before=_traffic(job, turn.pods))
     names = [candidate.rule.dtype for candidate in policy.candidates]
-    others = f"; {' and '.join(names[1:])} may take over" if names[1:] else "; nothing else may be"
-    message = f"{names[index]} from step {after + 1} on{others}, within {policy.budget:.1%} exposed"
+    others = " and ".join(name for name in names if name != names[index])
+    may = f"{others} may take over to keep what is exposed within {policy.budget:.1%}"
+    message = (
+        f"{names[index]} from step {after + 1} on; {may if others else 'nothing else is allowed'}"
+    )
     if len(job.gang) > 1:
         turn.note(_entry(job, message, None, names[index], choice))
     return dataclasses.replace(job, choosing=choice)

@@ -56,11 +56,8 @@ class LinkedPods:
         world.observers.append(self._hear)
         for pod in self._sent:
             world.pod_joins(pod, hosts=num_hosts)
-        self.submit(**fields)
-
-    def submit(self, **fields: Any) -> None:
         settings = {"steps": 100_000, "choice": POLICY, "phases": (BatchPhase(1, 2),), **fields}
-        self.world.start(devices_per_pod=self.num_hosts, **settings)
+        world.start(devices_per_pod=num_hosts, **settings)
 
     @property
     def history(self) -> list[str]:

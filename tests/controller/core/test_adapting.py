@@ -67,9 +67,7 @@ def test_a_job_that_may_choose_nothing_else_reports() -> None:
     assert document(pods.world)["choice"]["shares"] is None
     pods.run(40, SLOW)
     assert pods.history == ["float32"]
-    assert pods.entries[0].message == (
-        "float32 from step 1 on; nothing else may be, within 3.0% exposed"
-    )
+    assert pods.entries[0].message == ("float32 from step 1 on; nothing else is allowed")
     told = document(pods.world)
     assert (told["mode"], told["dtype"], told["overlap"]) == ("auto", "float32", True)
     assert told["choice"]["candidates"] == ["float32"]
@@ -117,10 +115,10 @@ def test_nothing_changes_for_steps_that_never_come() -> None:
 def test_what_other_jobs_sent_before_does_not_count() -> None:
     world = World()
     pods = LinkedPods(world, steps=20)
+    assignment = world.assignment()
     pods.run(20, 1 * MBIT)
     for host in (ref("pod-0"), ref("pod-1")):
-        world.release(host, next(iter({world.state.pods[host.pod].assignment})), 20)
-    pods.entries.clear()
+        world.release(host, assignment, 20)
     world.submit("job-2", steps=1000, choice=POLICY, phases=(BatchPhase(1, 2),))
     world.lower("job-2")
     for host in world.hosts("job-2"):
@@ -161,6 +159,7 @@ def test_a_rewind_goes_on_in_what_was_in_force() -> None:
         world.ready(host)
     entry = pods.entries[-1]
     assert (entry.data["from"], entry.data["to"], entry.data["step"]) == (None, "int8", 21)
+    assert entry.message.startswith("int8 from step 21 on; float32 and bfloat16 may take over")
     choice = world.job().choosing
     assert choice is not None and (choice.first_step, choice.conditions) == (21, None)
 
