@@ -69,10 +69,13 @@ class Pair:
             host["pid"] for pod in client.wait_for_pods(PODS) for host in pod["hosts"]
         )
 
-    def set_link(self, bytes_per_second: float) -> None:
-        """What each pod can send from now on."""
+    def set_link(self, bytes_per_second: float | None) -> None:
+        """What each pod can send from now on; None is as much as it gets through."""
+        conditions = {}
+        if bytes_per_second is not None:
+            conditions["bandwidth"] = f"{8e-6 * bytes_per_second:.6f}Mbit"
         for pod in self._client.pods()["pods"]:
-            self._client.set_link(pod["name"], {"bandwidth": f"{8e-6 * bytes_per_second:.6f}Mbit"})
+            self._client.set_link(pod["name"], conditions)
 
     def coupled(self, exchange: Mapping[str, Any]) -> Turn:
         """One job on both pods."""
@@ -88,8 +91,11 @@ class Pair:
         return WARM_UP_STEPS + self._steps
 
     def _turn(self, specs: list[dict[str, Any]]) -> Turn:
-        before = self._clock.read()
         jobs = [self._client.submit(spec)["id"] for spec in specs]
+        for job in jobs:
+            # What is compiled in the first steps is no part of a step.
+            self._client.wait(job, until=lambda seen: seen["step"] >= WARM_UP_STEPS)
+        before = self._clock.read()
         for job in jobs:
             ended = self._client.wait(job)
             if ended["state"] != "SUCCEEDED":
@@ -101,7 +107,7 @@ class Pair:
             step_seconds=len(rates) / sum(rates),
             exposed_seconds=_sum(runs[0], "exposed_seconds") / self._steps,
             link_bytes=_sum(runs[0], "link_bytes") / self._steps / PODS,
-            cpu_seconds=cpu_seconds / self._all_steps / PODS,
+            cpu_seconds=cpu_seconds / self._steps / PODS,
         )
 
 

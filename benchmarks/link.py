@@ -5,7 +5,9 @@ A ratio of 10% is a link on which a gradient in float32 takes a tenth as long as
 computes; encodings cross the same link. Without overlap, float32 can reach 1 / (1 + ratio).
 
 On two cores the processor is the device and the host at once, so what the exchange computes is
-taken from the step; how much that is has a column of its own. Rows of an emulated device wait out
+taken from the step; how much that is has a column of its own. Their steps are never equally long
+on two pods either, and the longer one counts: `of a free link` compares with two pods that wait for
+each other on a link without limits. Rows of an emulated device wait out
 the time that a program's FLOPs would take and leave the processor free, as an accelerator does.
 """
 
@@ -64,15 +66,22 @@ _VARIANTS = [Variant(dtype, overlaps) for dtype in DTYPES for overlaps in (False
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Sample:
-    """A turn, and what the pods did apart right before and after it."""
+    """A turn, what the pods did apart right before and after it, and what they do together when
+    the link has no limits: there they wait for each other and for nothing else."""
 
     turn: Turn
     apart_seconds: float
+    free_seconds: float
     link_bytes_per_second: float
 
     @property
     def efficiency(self) -> float:
         return self.apart_seconds / self.turn.step_seconds
+
+    @property
+    def of_free_link(self) -> float:
+        """What is kept of the speed on a link without limits."""
+        return self.free_seconds / self.turn.step_seconds
 
 
 Samples = Mapping[tuple[float, Variant], Sequence[Sample]]
@@ -109,13 +118,16 @@ def _samples(pods: Pair, ratios: Sequence[float], rounds: int) -> Samples:
         before = pods.apart()
         order = _turned(_VARIANTS, number)
         for variants in (order[:3], order[3:]):
+            pods.set_link(None)
+            free = pods.coupled(Variant("float32", True).exchange)
             rate = gradient_bytes / (ratio * before.step_seconds)
             pods.set_link(rate)
             turns = [pods.coupled(variant.exchange) for variant in variants]
             after = pods.apart()
             apart = (before.step_seconds + after.step_seconds) / 2
             for variant, turn in zip(variants, turns, strict=True):
-                found.setdefault((ratio, variant), []).append(Sample(turn, apart, rate))
+                sample = Sample(turn, apart, free.step_seconds, rate)
+                found.setdefault((ratio, variant), []).append(sample)
             before = after
     return found
 
@@ -142,6 +154,7 @@ def _rows(label: str, samples: Samples, targets: Mapping[float, float]) -> Itera
                 "coupled ms": _median(found, lambda sample: 1e3 * sample.turn.step_seconds),
                 "exposed ms": _median(found, lambda sample: 1e3 * sample.turn.exposed_seconds),
                 "exchange CPU": f"{_median(found, _cpu_share):.2%}",
+                "of a free link": _median(found, lambda sample: sample.of_free_link),
             },
         )
 
