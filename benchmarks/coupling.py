@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from benchmarks import jobs
 from benchmarks.cpu_clock import CpuClock
 from landbridge.client import Client
 from landbridge.local import local_controller
@@ -33,20 +34,17 @@ class Workload:
 
     def spec(self, pods: int, steps: int, exchange: Mapping[str, Any]) -> dict[str, Any]:
         """A job of it on so many pods."""
-        return {
-            "version": 1,
-            "name": "coupling",
-            "model": dict(self.model),
-            "data": {"sources": [{"name": "lib", "kind": "text", "paths": ["python-stdlib:*.py"]}]},
-            "train": {
-                "steps": steps,
+        return jobs.spec(
+            steps,
+            model=dict(self.model),
+            train={
                 "global_batch": pods * self.microbatch,
                 "microbatch": self.microbatch,
                 "sequence_length": self.sequence_length,
             },
-            "placement": {"pods": pods, "mesh": {"data": 1, "model": 1}},
-            "exchange": dict(exchange),
-        }
+            placement={"pods": pods, "mesh": {"data": 1, "model": 1}},
+            exchange=dict(exchange),
+        )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -91,17 +89,17 @@ class Pair:
         return WARM_UP_STEPS + self._steps
 
     def _turn(self, specs: list[dict[str, Any]]) -> Turn:
-        jobs = [self._client.submit(spec)["id"] for spec in specs]
-        for job in jobs:
+        running = [self._client.submit(spec)["id"] for spec in specs]
+        for job in running:
             # What is compiled in the first steps is no part of a step.
             self._client.wait(job, until=lambda seen: seen["step"] >= WARM_UP_STEPS)
         before = self._clock.read()
-        for job in jobs:
-            ended = self._client.wait(job)
-            if ended["state"] != "SUCCEEDED":
-                raise RuntimeError(f"the job {ended['state']}: {ended['reason']['message']}")
+        for job in running:
+            jobs.ended_well(self._client, job)
         cpu_seconds = self._clock.beside_computing(before, self._clock.read())
-        runs = [self._client.steps(job, after=WARM_UP_STEPS, limit=1000)["steps"] for job in jobs]
+        runs = [
+            self._client.steps(job, after=WARM_UP_STEPS, limit=1000)["steps"] for job in running
+        ]
         rates = [self._steps / _sum(records, "seconds") for records in runs]
         return Turn(
             step_seconds=len(rates) / sum(rates),

@@ -26,7 +26,20 @@ def spec(steps: int, **sections: Document) -> Document:
 
 def succeeded(client: Client, document: Document) -> Document:
     """Run it to its end; RuntimeError when it does not succeed."""
-    job = client.wait(client.submit(document)["id"])
+    return ended_well(client, client.submit(document)["id"])
+
+
+def ended_well(client: Client, job_id: str) -> Document:
+    """A job once it has ended; RuntimeError when it did not succeed."""
+    job = client.wait(job_id)
     if job["state"] != "SUCCEEDED":
         raise RuntimeError(f"the job {job['state']}: {job['reason']['message']}")
     return job
+
+
+def last_evaluation(job: Document, steps: int) -> Document:
+    """That of held-out text after its last step; RuntimeError when there is none."""
+    evaluation = job["evaluation"]
+    if evaluation is None or evaluation["step"] != steps:
+        raise RuntimeError(f"job {job['id']} did not evaluate its last step, but {evaluation}")
+    return evaluation

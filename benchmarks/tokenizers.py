@@ -102,10 +102,7 @@ def _bits_per_byte(client: Client, side: Side, seed: int) -> float:
     job = jobs.succeeded(
         client, jobs.spec(side.steps, **side.sections, train={"seed": seed, "eval": evaluate})
     )
-    evaluation = job["evaluation"]
-    if evaluation is None or evaluation["step"] != side.steps:
-        raise RuntimeError(f"job {job['id']} did not evaluate its last step, but {evaluation}")
-    return evaluation["bits_per_byte"]
+    return jobs.last_evaluation(job, side.steps)["bits_per_byte"]
 
 
 def _figures(side: Side, bits: tuple[float, ...]) -> dict[str, float | str]:

@@ -14,11 +14,10 @@ from workers.in_flight import Spent
 from workers.orders import ExchangeRule, JobOrder
 from workers.payload import Payload
 from workers.program import METRICS, Group, Program, Segment
-from workers.reduction.base import Add, Gang, Gradients, SegmentLayout, Sums, flat
+from workers.reduction.base import Add, Gradients, SegmentLayout, Sums, flat
 from workers.reduction.choice import reduction_for
-from workers.reduction.residuals import WholeGradients
 from workers.slot_gradient import Run
-from workers.synchronisation import Agree, as_one, member_node
+from workers.synchronisation import Agree, as_one, gang_of, member_node, member_nodes
 
 
 class EveryStep:
@@ -40,18 +39,11 @@ class EveryStep:
         self._order, self._run, self._agree = order, run, agree
         self._has_digest = "digest" in program.components
         self._subtrees = {p.num_slots: subtrees(p.num_slots, p.slots) for p in order.phases}
-        self._gang = Gang(
-            exchange=exchange,
-            member_index=order.member_index,
-            num_members=len(order.members),
-            segments=[
-                _layout(program, segment, add)
-                for segment, add in zip(program.segments, adds, strict=True)
-            ],
-            subtrees=self._subtrees_at,
-            whole=WholeGradients.of(program),
-            shares=[member.link_share for member in order.members],
-        )
+        segments = [
+            _layout(program, segment, add)
+            for segment, add in zip(program.segments, adds, strict=True)
+        ]
+        self._gang = gang_of(order, program, exchange, segments, self._subtrees_at)
         self._begin(order.exchange, lost)
         self._is_alone = self._gang.num_members == 1
         self._is_multi_host = jax.process_count() > 1
@@ -140,7 +132,7 @@ class EveryStep:
 
     def _sums_at(self, step: int) -> list[list[Node]]:
         """The same when every member's share counts as one slot."""
-        return [[member_node(member)] for member in range(len(self._order.members))]
+        return member_nodes(self._order)
 
 
 def _layout(program: Program, segment: Segment, add: Add) -> SegmentLayout:

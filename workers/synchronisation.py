@@ -12,10 +12,13 @@ from typing import Protocol
 
 import jax
 
+from workers.exchange.base import GradientExchange
 from workers.exchange.tree import Node
 from workers.in_flight import Spent
-from workers.program import Group
-from workers.reduction.base import Add, Gradients, Sums
+from workers.orders import JobOrder
+from workers.program import Group, Program
+from workers.reduction.base import Add, Gang, Gradients, SegmentLayout, Sums
+from workers.reduction.residuals import WholeGradients
 
 Agree = Callable[[int, bool], bool]
 """(step, this host holds all it needs) -> whether the whole pod applies the step."""
@@ -70,6 +73,30 @@ class Synchronisation(Protocol):
 def member_node(member: int) -> Node:
     """The node of a member's whole share, where every member counts as one slot."""
     return member, member + 1
+
+
+def member_nodes(order: JobOrder) -> list[list[Node]]:
+    """Of every member, where each sends one sum."""
+    return [[member_node(member)] for member in range(len(order.members))]
+
+
+def gang_of(
+    order: JobOrder,
+    program: Program,
+    exchange: GradientExchange,
+    segments: Sequence[SegmentLayout],
+    subtrees: Callable[[int], list[list[Node]]],
+) -> Gang:
+    """The gang of an order, whose members exchange these segments of a program."""
+    return Gang(
+        exchange=exchange,
+        member_index=order.member_index,
+        num_members=len(order.members),
+        segments=segments,
+        subtrees=subtrees,
+        whole=WholeGradients.of(program),
+        shares=[member.link_share for member in order.members],
+    )
 
 
 def as_one(sums: Sums, add: Add) -> Gradients:

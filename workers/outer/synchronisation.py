@@ -16,18 +16,17 @@ import jax
 import numpy as np
 
 from workers.exchange.base import ExchangeAborted, GradientExchange
-from workers.exchange.tree import Node
 from workers.in_flight import Spent
 from workers.member_state import Restored
 from workers.orders import JobOrder
 from workers.outer.schedule import OuterStep, Schedule
 from workers.payload import Payload
 from workers.program import Buffer, Group, Outer, Program
-from workers.reduction.base import Add, Gang, Gradients, SegmentLayout, Sums, add_arrays
+from workers.reduction.base import Add, Gradients, SegmentLayout, Sums, add_arrays
 from workers.reduction.choice import reduction_for
-from workers.reduction.residuals import WholeGradients, losses_in
+from workers.reduction.residuals import losses_in
 from workers.slot_gradient import Run
-from workers.synchronisation import Agree, as_one, member_node
+from workers.synchronisation import Agree, as_one, gang_of, member_node, member_nodes
 
 
 class OuterSynchronisation:
@@ -53,15 +52,8 @@ class OuterSynchronisation:
         self._outer, self._groups = outer, program.groups
         self._schedule = Schedule(outer.every, outer.delay, len(outer.fragments), last_step)
         self._weight_sharding = program.groups["weight"][0].sharding
-        gang = Gang(
-            exchange=exchange,
-            member_index=order.member_index,
-            num_members=len(order.members),
-            segments=[_layout(program, fragment.group) for fragment in outer.fragments],
-            subtrees=self._members,
-            whole=WholeGradients.of(program),
-            shares=[member.link_share for member in order.members],
-        )
+        fragments = [_layout(program, fragment.group) for fragment in outer.fragments]
+        gang = gang_of(order, program, exchange, fragments, lambda _number: member_nodes(order))
         self._gang, self._has_peers = gang, bool(gang.peers)
         lost = losses_in(restored.own) if restored else {}
         self._reduction = reduction_for(gang, order.exchange, order.seed, lost)
@@ -187,10 +179,6 @@ class OuterSynchronisation:
             spent.exposed_seconds += time.perf_counter() - start
             spent.exchange_seconds += self._reduction.clock.seconds()
         return total
-
-    def _members(self, number: int) -> list[list[Node]]:
-        """Every member sends one sum."""
-        return [[member_node(member)] for member in range(len(self._order.members))]
 
 
 def _zeros(buffer: Buffer) -> jax.Array:
