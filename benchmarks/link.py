@@ -24,22 +24,18 @@ from benchmarks.link_peers import PEERS, PeerTurn, missing, peer
 RATIOS = (0.025, 0.1, 0.25, 0.5)
 DTYPES = ("float32", "bfloat16", "int8")
 
-_MODEL = {
-    "preset": "palm-tiny",
-    "num_layers": 12,
-    "model_dim": 64,
-    "num_heads": 1,
-    "head_dim": 64,
-}
-"""Twelve layers, so that what is left to send after the last is small, and narrow, so that a step
-of many tokens is short."""
+_NARROW = {"preset": "palm-tiny", "model_dim": 64, "num_heads": 1, "head_dim": 64}
+"""A step of many tokens is short."""
 
-_REAL = Workload(_MODEL, microbatch=64, sequence_length=256)
+_REAL = Workload({**_NARROW, "num_layers": 6}, microbatch=64, sequence_length=256)
 """16,384 tokens: the exchange's processor time is under 1% of a step's."""
 
-_EMULATED = Workload(_MODEL, microbatch=1, sequence_length=64)
+_EMULATED = Workload({**_NARROW, "num_layers": 12}, microbatch=1, sequence_length=64)
 _EMULATED_FLOPS_PER_SECOND = 4e8
 """Some 0.9 s a step, of which computing it really takes 2%."""
+
+_STEPS = 3
+"""Of a turn, after its warm-up."""
 
 _EFFICIENCY = {0.025: 0.985, 0.1: 0.97, 0.25: 0.95, 0.5: 0.9}
 _EMULATED_EFFICIENCY = {0.025: 0.99, 0.1: 0.98, 0.25: 0.97, 0.5: 0.9}
@@ -89,16 +85,15 @@ Samples = Mapping[tuple[float, Variant], Sequence[Sample]]
 
 def run(*, quick: bool) -> table.Result:
     ratios, rounds = (RATIOS[2:3], 1) if quick else (RATIOS, 5)
-    steps = 3 if quick else 5
-    with pair(_REAL, steps) as pods:
+    with pair(_REAL, _STEPS) as pods:
         real = _samples(pods, ratios, rounds)
-    with pair(_EMULATED, 3, device_flops_per_second=_EMULATED_FLOPS_PER_SECOND) as pods:
+    with pair(_EMULATED, _STEPS, device_flops_per_second=_EMULATED_FLOPS_PER_SECOND) as pods:
         emulated = _samples(pods, ratios, rounds)
     rows = [*_rows("", real, _EFFICIENCY), *_exposed_rows("", real)]
     lacking = {kind: missing(kind) for kind in PEERS}
     for kind in PEERS:
         if not lacking[kind]:
-            rows += _peer_rows(kind, ratios, rounds, steps)
+            rows += _peer_rows(kind, ratios, rounds)
     label = "emulated device: "
     rows += [*_rows(label, emulated, _EMULATED_EFFICIENCY), *_exposed_rows(label, emulated)]
     title = "Link: tokens/s of two coupled pods / two uncoupled ones"
@@ -182,9 +177,9 @@ def _exposed_rows(label: str, samples: Samples) -> Iterator[table.Row]:
     )
 
 
-def _peer_rows(kind: str, ratios: Sequence[float], rounds: int, steps: int) -> Iterator[table.Row]:
+def _peer_rows(kind: str, ratios: Sequence[float], rounds: int) -> Iterator[table.Row]:
     found: dict[float, list[PeerTurn]] = {ratio: [] for ratio in ratios}
-    with peer(kind, _MODEL, _REAL.microbatch, _REAL.sequence_length, steps) as pods:
+    with peer(kind, _REAL.model, _REAL.microbatch, _REAL.sequence_length, _STEPS) as pods:
         for _, ratio in itertools.product(range(rounds), ratios):
             found[ratio].append(pods.turn(ratio))
     for ratio, turns in found.items():

@@ -121,7 +121,7 @@ class EveryStep:
             raise
         if not self._is_alone:
             spent.exposed_seconds = time.perf_counter() - start
-            spent.exchange_seconds = self._reduction.clock.seconds()
+            spent.exchange_seconds = self._reduction.clock.take(keys[0].step)
             spent.link_bytes = sum(self._reduction.link_bytes(key) for key in keys)
             spent.float32_bytes = self._gang.float32_bytes
         return total

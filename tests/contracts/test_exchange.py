@@ -24,7 +24,7 @@ def numbers(seed: int, count: int) -> list[np.ndarray]:
 pytestmark = pytest.mark.parametrize("kind", KINDS)
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.too_slow])
 @given(
     num_members=st.integers(1, 5),
     counts=st.lists(st.integers(0, 400_000), min_size=1, max_size=3),

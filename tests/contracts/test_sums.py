@@ -290,9 +290,7 @@ def is_the_tree_sum(case: Case, totals: Totals, steps: int) -> None:
 
 
 def searched(examples: int) -> Callable[[Any], Any]:
-    return settings(
-        max_examples=examples, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-    )
+    return settings(max_examples=examples, suppress_health_check=[HealthCheck.too_slow])
 
 
 @pytest.mark.timeout(60 * EXAMPLES)

@@ -4,9 +4,9 @@ import bisect
 
 
 class Contribution:
-    def __init__(self, total_bytes: int) -> None:
-        self.total_bytes = total_bytes
-        self._buffer = bytearray(total_bytes)
+    def __init__(self, buffer: memoryview) -> None:
+        self.total_bytes = len(buffer)
+        self._buffer = buffer
         # Disjoint covered ranges in order; one range while chunks arrive in order. A contribution
         # of no bytes becomes complete with its one empty chunk.
         self._ranges: list[tuple[int, int]] = []
@@ -16,7 +16,7 @@ class Contribution:
         return self._ranges == [(0, self.total_bytes)]
 
     def view(self) -> memoryview:
-        return memoryview(self._buffer)
+        return self._buffer
 
     def write(self, offset: int, total_bytes: int, data: bytes | memoryview) -> int:
         """Put data at offset; returns how many of its bytes were not there before."""

@@ -4,11 +4,11 @@ Chunks come in any order and more than once. What belongs to an older generation
 is done is dropped and counted; what is too early (generation not joined yet, or beyond the two
 steps a lockstep peer can be at) keeps its caller waiting, so that its stream is held back.
 
-Bound: at most two steps per peer are held, so memory <= 2 x the sum of the peers' contributions.
-It holds whatever a peer announces: memory is made only for the size the program says, once a
-receive has told it, and before that for no more than Membership.max_step_bytes a step. What
-announces another size is not taken, and the receive that waits for its sender raises
-ContributionMismatch.
+Bound: at most two steps per peer are held, so memory <= 2 x the sum of the peers' contributions,
+what waits for the next ones included. It holds whatever a peer announces: memory is made only for
+the size the program says, once a receive has told it, and before that for no more than
+Membership.max_step_bytes a step. What announces another size is not taken, and the receive that
+waits for its sender raises ContributionMismatch.
 """
 
 import threading
@@ -25,6 +25,7 @@ from workers.exchange.base import (
     StepKey,
 )
 from workers.exchange.contribution import Contribution
+from workers.exchange.recycled_memory import RecycledMemory
 
 STEPS_HELD_PER_PEER = 2
 
@@ -62,6 +63,7 @@ class DroppedChunks:
 @dataclass
 class _Generation:
     membership: Membership
+    memory: RecycledMemory
     # Highest step that was asked for: the only steps of interest are this one and the next.
     current_step: int | None = None
     finished_parts: set[Part] = field(default_factory=set)
@@ -116,8 +118,10 @@ class Inbox:
             if generation <= self._over.get(job, -1) or self._is_joined(job, generation):
                 raise ValueError(f"generation {generation} of job {job} was joined before")
             self._over[job] = max(self._over.get(job, -1), generation - 1)
-            held = {member: {} for member in membership.peers}
-            self._joined[job] = _Generation(membership, held=held)
+            peers = membership.peers
+            most = STEPS_HELD_PER_PEER * len(peers) * membership.max_step_bytes
+            held = {member: {} for member in peers}
+            self._joined[job] = _Generation(membership, RecycledMemory(most), held=held)
             self._changed.notify_all()
 
     def offer(self, chunk: ArrivedChunk, is_wanted: Callable[[], bool]) -> int:
@@ -280,7 +284,8 @@ class Inbox:
                 self._dropped.mismatched += 1
                 self._changed.notify_all()
                 return 0
-            held[at] = Contribution(chunk.total_bytes)
+            held[at] = Contribution(generation.memory.give(chunk.total_bytes))
+        was_complete = held[at].is_complete
         try:
             # The copy is made under the lock: a duplicate must never write into memory that was
             # handed over in the meantime.
@@ -289,7 +294,8 @@ class Inbox:
             raise MalformedChunk(f"{chunk.key}, member {member}: {error}") from error
         newest = generation.newest_step.get(member, 0)
         generation.newest_step[member] = max(newest, chunk.key.step)
-        if new_bytes == 0 and chunk.data:
+        # The one chunk of a contribution of no bytes brings none.
+        if was_complete or (new_bytes == 0 and chunk.data):
             self._dropped.duplicate += 1
         if held[at].is_complete:
             self._changed.notify_all()

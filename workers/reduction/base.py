@@ -9,6 +9,7 @@ workers.reduction.scattered for more.
 from __future__ import annotations
 
 import dataclasses
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
@@ -89,24 +90,33 @@ class Gang:
 
 
 class ExchangeClock:
-    """How long a step's exchange lasts, from the first byte offered to the last one received."""
+    """How long the exchange of a step lasts, from the first byte offered to the last one sent or
+    received. Told by the threads that do it; several steps may be under way."""
 
     def __init__(self) -> None:
-        self._step = 0
-        self._began = self._ended = 0.0
+        self._lock = threading.Lock()
+        self._began: dict[int, float] = {}
+        self._ended: dict[int, float] = {}
 
     def begin(self, step: int) -> None:
         """Something of a step is sent now."""
-        if step != self._step:
-            self._step, self._began = step, time.perf_counter()
+        with self._lock:
+            self._began.setdefault(step, time.perf_counter())
 
-    def end(self) -> None:
-        """Something of the step was received."""
-        self._ended = time.perf_counter()
+    def end(self, step: int) -> None:
+        """Something of the step was sent or received."""
+        with self._lock:
+            self._ended[step] = time.perf_counter()
 
-    def seconds(self) -> float:
-        """Of the last step."""
-        return self._ended - self._began
+    def take(self, step: int) -> float:
+        """Seconds of a step whose totals were all taken; 0 for one that nothing was sent of. It and
+        those before it are forgotten."""
+        with self._lock:
+            began, ended = self._began.get(step), self._ended.get(step)
+            for times in (self._began, self._ended):
+                for past in [known for known in times if known <= step]:
+                    del times[past]
+        return 0.0 if began is None or ended is None else ended - began
 
 
 class Reduction(Protocol):

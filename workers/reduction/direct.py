@@ -7,6 +7,7 @@ for P = 2, and after one trip over the link. For one pod it sends nothing.
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 
 import jax
 
@@ -15,27 +16,33 @@ from workers.exchange.tree import reduce_tree
 from workers.reduction.base import ExchangeClock, Gang, Gradients, Sums, flat, grouped
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Offered:
+    sums: Sums
+    sent: concurrent.futures.Future[None]
+    received: concurrent.futures.Future[Sums]
+
+
 class DirectReduction:
-    """One thread waits for the devices and sends; receiving and adding are the caller's."""
+    """One thread waits for the devices and sends, one receives and places what came on the devices;
+    adding is the caller's."""
 
     def __init__(self, gang: Gang) -> None:
         self.clock = ExchangeClock()
         self._gang = gang
         self._sender = concurrent.futures.ThreadPoolExecutor(1, "send-gradients")
-        self._offered: dict[StepKey, tuple[Sums, concurrent.futures.Future[None]]] = {}
+        self._receiver = concurrent.futures.ThreadPoolExecutor(1, "receive-gradients")
+        self._offered: dict[StepKey, _Offered] = {}
 
     def offer(self, key: StepKey, sums: Sums) -> None:
-        self._offered[key] = (sums, self._sender.submit(self._send, key, sums))
+        sent = self._sender.submit(self._send, key, sums)
+        self._offered[key] = _Offered(sums, sent, self._receiver.submit(self._receive, key))
 
     def total(self, key: StepKey) -> Gradients:
-        sums, sent = self._offered.pop(key)
-        sent.result()
+        offered = self._offered.pop(key)
+        offered.sent.result()
+        held = {**offered.sums, **offered.received.result()}
         gang, layout = self._gang, self._gang.segments[key.segment]
-        received = gang.receive(key, layout.payload.num_bytes)
-        self.clock.end()
-        held = dict(sums)
-        for node, data in received.items():
-            held[node] = grouped(layout.payload.arrays(data), layout.group_sizes)
         return reduce_tree(gang.root(key.step), lambda node: held.pop(node, None), layout.add)
 
     def applied(self) -> None:
@@ -54,6 +61,7 @@ class DirectReduction:
 
     def close(self) -> None:
         self._sender.shutdown()
+        self._receiver.shutdown()
 
     def _send(self, key: StepKey, sums: Sums) -> None:
         gang = self._gang
@@ -64,3 +72,13 @@ class DirectReduction:
         self.clock.begin(key.step)
         views = gang.segments[key.segment].payload.views(mine, len(sums))
         gang.exchange.send(key, views, gang.peers)
+        self.clock.end(key.step)
+
+    def _receive(self, key: StepKey) -> Sums:
+        gang, layout = self._gang, self._gang.segments[key.segment]
+        received = gang.receive(key, layout.payload.num_bytes)
+        self.clock.end(key.step)
+        return {
+            node: grouped(layout.payload.arrays(data), layout.group_sizes)
+            for node, data in received.items()
+        }

@@ -202,7 +202,8 @@ class _Lane:
 
 
 class EncodedReduction:
-    """One thread sends, one adds up the rows that this pod owns, if any."""
+    """One thread sends, one receives, and with more than two pods one adds up the rows that this
+    pod owns; what came is decoded by the caller."""
 
     def __init__(self, gang: Gang, rule: Rule, lost: Mapping[str, jax.Array]) -> None:
         """`lost` is what is restored of WholeGradients.member_arrays; without it, nothing is lost
@@ -222,6 +223,7 @@ class EncodedReduction:
         """What encoding the step under way has lost; counts once the step is applied."""
         self._sender = concurrent.futures.ThreadPoolExecutor(1, "send-gradients")
         self._adder = concurrent.futures.ThreadPoolExecutor(1, "add-gradients")
+        self._receiver = concurrent.futures.ThreadPoolExecutor(1, "receive-gradients")
         self._offered: dict[StepKey, tuple[list[jax.Array], concurrent.futures.Future[_Rows]]] = {}
 
     def offer(self, key: StepKey, sums: Sums) -> None:
@@ -235,14 +237,16 @@ class EncodedReduction:
             for number, lane in enumerate(self._lanes[key.segment])
         ]
         sent = self._sender.submit(self._send, key, encoded, exact)
-        work = self._adder.submit(self._own_rows, key, sent) if self._shares_out else sent
-        self._offered[key] = exact, work
+        if self._shares_out:
+            own = self._adder.submit(self._own_rows, key, sent)
+            rows = self._receiver.submit(self._all_rows, key, own)
+        else:
+            rows = self._receiver.submit(self._receive, key, sent)
+        self._offered[key] = exact, rows
 
     def total(self, key: StepKey) -> Gradients:
-        exact, work = self._offered.pop(key)
-        rows = work.result()
-        rows = self._all_rows(key, rows) if self._shares_out else self._receive(key, rows)
-        self.clock.end()
+        exact, offered = self._offered.pop(key)
+        rows = offered.result()
         lanes = self._lanes[key.segment]
         shards = {
             lane.device: (
@@ -289,6 +293,7 @@ class EncodedReduction:
     def close(self) -> None:
         self._sender.shutdown()
         self._adder.shutdown()
+        self._receiver.shutdown()
 
     def _pieces(self, turn: int) -> Pieces:
         """Residuals of a round as gradients of the segments."""
@@ -337,21 +342,24 @@ class EncodedReduction:
                 gang.exchange.send(key, [*(row[peer].data for row in rows), *beside], [peer])
         else:
             gang.exchange.send(key, [*(row[0].data for row in rows), *beside], gang.peers)
+        self.clock.end(key.step)
         return _Rows([row[mine] for row in rows], {})
 
-    def _receive(self, key: StepKey, own: _Rows) -> _Rows:
+    def _receive(self, key: StepKey, sent: concurrent.futures.Future[_Rows]) -> _Rows:
         """Every member's row for this pod, [P, bytes] of each lane."""
+        own = sent.result()
         gang, lanes = self._gang, self._lanes[key.segment]
         exact_bytes = self._exact[key.segment].num_bytes
         size = sum(lane.row_bytes for lane in lanes)
         received = gang.exchange.receive(key, dict.fromkeys(gang.peers, size + exact_bytes))
+        self.clock.end(key.step)
         stacked = _stacked(gang, lanes, own.encoded, received)
         return _Rows(stacked, {peer: data[size:] for peer, data in received.items()})
 
     def _own_rows(self, key: StepKey, sent: concurrent.futures.Future[_Rows]) -> _Rows:
         """Adds up the rows that this pod owns and sends the totals on."""
         gang = self._gang
-        rows = self._receive(key, sent.result())
+        rows = self._receive(key, sent)
         totals = []
         for number, (lane, encoded) in enumerate(
             zip(self._lanes[key.segment], rows.encoded, strict=True)
@@ -368,11 +376,13 @@ class EncodedReduction:
         gang.exchange.send(key.onward, [total.data for total in totals], gang.peers)
         return _Rows(totals, rows.exact)
 
-    def _all_rows(self, key: StepKey, own: _Rows) -> _Rows:
+    def _all_rows(self, key: StepKey, added: concurrent.futures.Future[_Rows]) -> _Rows:
         """The totals of all rows, [R, bytes] of each lane."""
+        own = added.result()
         gang, lanes = self._gang, self._lanes[key.segment]
         size = sum(lane.row_bytes for lane in lanes)
         received = gang.exchange.receive(key.onward, dict.fromkeys(gang.peers, size))
+        self.clock.end(key.step)
         return _Rows(_stacked(gang, lanes, own.encoded, received), own.exact)
 
     def _random(self, key: StepKey) -> np.ndarray:

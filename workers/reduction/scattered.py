@@ -26,7 +26,8 @@ Runs = list[jax.Array]
 
 
 class ScatteredReduction:
-    """One thread waits for the devices and sends, one receives and adds this pod's parts."""
+    """One thread waits for the devices and sends, one receives and adds this pod's parts, one
+    receives everyone's totals and places them on the devices."""
 
     def __init__(self, gang: Gang) -> None:
         self.clock = ExchangeClock()
@@ -35,23 +36,16 @@ class ScatteredReduction:
         self._parts = [layout.payload.parts(shares) for layout in gang.segments]
         self._sender = concurrent.futures.ThreadPoolExecutor(1, "send-gradients")
         self._adder = concurrent.futures.ThreadPoolExecutor(1, "add-gradients")
-        self._added: dict[StepKey, concurrent.futures.Future[memoryview]] = {}
+        self._receiver = concurrent.futures.ThreadPoolExecutor(1, "receive-gradients")
+        self._totals: dict[StepKey, concurrent.futures.Future[Gradients]] = {}
 
     def offer(self, key: StepKey, sums: Sums) -> None:
         sent = self._sender.submit(self._send, key, sums)
-        self._added[key] = self._adder.submit(self._reduce, key, sent)
+        added = self._adder.submit(self._reduce, key, sent)
+        self._totals[key] = self._receiver.submit(self._collect, key, added)
 
     def total(self, key: StepKey) -> Gradients:
-        gang, layout = self._gang, self._gang.segments[key.segment]
-        mine = self._added.pop(key).result()
-        parts = self._parts[key.segment]
-        incoming = {peer: parts[peer].num_bytes for peer in gang.peers}
-        received = gang.exchange.receive(key.onward, incoming)
-        self.clock.end()
-        whole = memoryview(bytearray(layout.payload.num_bytes))
-        for member, part in enumerate(parts):
-            whole[part.start : part.stop] = received.get(member, mine)
-        return grouped(layout.payload.arrays(whole), layout.group_sizes)
+        return self._totals.pop(key).result()
 
     def applied(self) -> None:
         """Nothing is carried from step to step."""
@@ -71,6 +65,7 @@ class ScatteredReduction:
     def close(self) -> None:
         self._sender.shutdown()
         self._adder.shutdown()
+        self._receiver.shutdown()
 
     def _send(self, key: StepKey, sums: Sums) -> dict[Node, memoryview]:
         """Returns this pod's own part of every node."""
@@ -84,6 +79,7 @@ class ScatteredReduction:
         for peer in gang.peers:
             outgoing = [piece for node in views for piece in parts[peer].of(node)]
             gang.exchange.send(key, outgoing, [peer])
+        self.clock.end(key.step)
         own = parts[gang.member_index]
         # Copied, so that nothing refers to the devices' memory any more.
         return {
@@ -107,6 +103,19 @@ class ScatteredReduction:
         views = [run.reshape(-1).view(np.uint8).data for run in total]
         gang.exchange.send(key.onward, views, gang.peers)
         return memoryview(bytearray().join(views))
+
+    def _collect(self, key: StepKey, added: concurrent.futures.Future[memoryview]) -> Gradients:
+        """Everyone's totals."""
+        gang, layout = self._gang, self._gang.segments[key.segment]
+        mine = added.result()
+        parts = self._parts[key.segment]
+        incoming = {peer: parts[peer].num_bytes for peer in gang.peers}
+        received = gang.exchange.receive(key.onward, incoming)
+        self.clock.end(key.step)
+        whole = memoryview(bytearray(layout.payload.num_bytes))
+        for member, part in enumerate(parts):
+            whole[part.start : part.stop] = received.get(member, mine)
+        return grouped(layout.payload.arrays(whole), layout.group_sizes)
 
 
 def _on_device(part: Part, data: memoryview) -> Runs:

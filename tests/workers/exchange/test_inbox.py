@@ -84,3 +84,10 @@ def test_wrong_size_for_the_next_step_does_not_spoil_this_one(inbox):
     inbox.begin(following, {1: 1})
     with pytest.raises(ContributionMismatch, match=r"step 2.*sends 1001"):
         inbox.collect(following, {1: 1})
+
+
+def test_what_comes_twice_is_counted_with_bytes_and_without(inbox):
+    for segment, data in enumerate((b"", b"x")):
+        for _ in range(2):
+            offer(inbox, len(data), StepKey("job", 1, 1, segment), data)
+    assert inbox.dropped().duplicate == 2
