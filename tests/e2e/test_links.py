@@ -73,10 +73,10 @@ def test_a_job_outlasts_a_partition_and_ends_in_the_same_bits(emulated, make_spe
 
 
 def test_a_link_at_a_hundredth_of_its_speed_slows_a_job_that_says_why(emulated, make_spec):
-    """Steps of 1.2 MB and more than half a second: 10 ms of it on the link, then a second."""
+    """Steps of 1.2 MB and some quarter of a second: 10 ms of it on the link, then a second."""
     client = emulated.client
     change(client, "pod-0", bandwidth="1Gbit", latency="1ms")
-    train = {"steps": 4000, "sequence_length": 256}
+    train = {"steps": 4000, "sequence_length": 128}
     job_id = client.submit(make_spec(train=train, exchange={"dtype": "int8"}))["id"]
     keeps_up = client.wait(job_id, until=lambda job: job["step"] >= 16, timeout=WAIT)
     assert keeps_up["warnings"] == []
@@ -138,14 +138,15 @@ def chosen(client, job_id: str) -> list[dict]:
 
 @pytest.mark.timeout(400)
 def test_auto_takes_fewer_bits_on_a_slow_link_and_float32_again_on_a_fast_one(emulated, make_spec):
-    """4.6 MB of gradient behind half a second of computing: 10 ms on the link, then four seconds.
+    """4.6 MB of gradient behind a quarter of a second of computing: 10 ms on the link, then two
+    seconds.
 
     Two cores leave some 2.5% exposed at best; the budget is eight times that, a return's four.
     """
     client = emulated.client
     for pod in ("pod-0", "pod-1"):
         change(client, pod, bandwidth="4Gbit", latency="1ms")
-    train = {"steps": 110, "sequence_length": 256}
+    train = {"steps": 110, "sequence_length": 128}
     exchange = {"mode": "auto", "allow": ["bfloat16", "int8"], "budget": 0.2}
     job_id = client.submit(make_spec(train=train, exchange=exchange))["id"]
     client.wait(
@@ -154,7 +155,7 @@ def test_auto_takes_fewer_bits_on_a_slow_link_and_float32_again_on_a_fast_one(em
         timeout=WAIT,
     )
     assert client.job(job_id)["exchange"]["dtype"] == "float32"
-    change(client, "pod-0", bandwidth="10Mbit", latency="1ms")
+    change(client, "pod-0", bandwidth="20Mbit", latency="1ms")
     slow = client.wait(job_id, until=lambda job: job["exchange"]["dtype"] == "int8", timeout=WAIT)
     since = slow["exchange"]["choice"]["since_step"]
     client.wait(job_id, until=lambda job: job["step"] >= since + 2, timeout=WAIT)
@@ -171,7 +172,7 @@ def test_auto_takes_fewer_bits_on_a_slow_link_and_float32_again_on_a_fast_one(em
         assert re.search(told, now["message"]), now["message"]
     fewer = next(event for event in others if event["data"]["to"] == "int8")
     # A window may hold steps from before the link slowed down: seven of eight, at most.
-    assert fewer["data"]["bytes_per_second"] < 8 * 1.25e6
+    assert fewer["data"]["bytes_per_second"] < 8 * 2.5e6
     assert fewer["data"]["shares"][0] > fewer["data"]["shares"][2]
     assert others[-1]["data"]["to"] == "float32"
     assert others[-1]["data"]["bytes_per_second"] > fewer["data"]["bytes_per_second"]

@@ -11,7 +11,8 @@ from workers.reduction.base import Gang, Reduction
 from workers.reduction.codec import Bfloat16, Codec, Integers
 from workers.reduction.delivering import DeliveringReduction
 from workers.reduction.direct import DirectReduction
-from workers.reduction.encoded import EncodedReduction, Rule
+from workers.reduction.encoded import EncodedReduction
+from workers.reduction.lanes import Rule
 from workers.reduction.scattered import ScatteredReduction
 
 
