@@ -10,6 +10,7 @@ import pathlib
 import sys
 
 import palm_tables
+import spec_reference
 
 from controller.core import job
 
@@ -31,6 +32,7 @@ def documents() -> dict[pathlib.Path, str]:
     return {
         DOCS / "job-states.md": _JOB_STATES.format(diagram=job.diagram()),
         DOCS / "palm.md": palm_tables.document(),
+        DOCS / "spec.md": spec_reference.document(),
     }
 
 

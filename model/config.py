@@ -41,15 +41,24 @@ class ModelConfig:
     """A PaLM: sizes, recomputation in the backward pass, and the two dtypes."""
 
     num_layers: int = integer(at_least=1, at_most=4096)
+    """Attention and MLP side by side in each."""
     model_dim: int = integer(at_least=1, at_most=_MAX_DIM)
+    """Width of the residual stream."""
     num_heads: int = integer(at_least=1, at_most=_MAX_DIM)
+    """Of queries; keys and values have one."""
     head_dim: int = integer(at_least=2, at_most=_MAX_DIM)
+    """Width of a head."""
     vocab_size: int = integer(at_least=2, at_most=1 << 24)
-    # 4 * model_dim unless a spec says otherwise, as in every published size.
+    """Tokens that the tokenizer may give, or more."""
     mlp_dim: int = integer(at_least=1, at_most=4 * _MAX_DIM)
+    """4 * model_dim unless a spec says otherwise, as in every published size."""
     remat: RematPolicy = choice("full", "attention", "none", default="full")
+    """What the backward pass computes again instead of keeping it: whole layers, attention, or
+    nothing."""
     compute_dtype: str = choice("float32", "bfloat16", default="bfloat16")
+    """Of matrix products."""
     param_dtype: str = choice("float32", "bfloat16", default="float32")
+    """Of parameters."""
 
     @classmethod
     def from_spec(cls, spec: Mapping[str, Any]) -> Self:
@@ -62,19 +71,22 @@ class ModelConfig:
 class AdafactorConfig:
     """Adafactor without factoring, with the constants of PaLM section 5."""
 
-    # Relative to the RMS of each parameter.
     learning_rate: float = real(at_least=0.0, at_most=1.0, default=1e-2)
+    """Relative to the RMS of each parameter."""
     schedule: Schedule = variant(SCHEDULES, default=RsqrtSchedule())
+    """What the learning rate is multiplied by, step by step."""
     beta1: float = real(at_least=0.0, at_most=0.9999, default=0.9)
-    # beta2 of step k is 1 - k^-beta2_exponent.
+    """How much of the mean of gradients is kept at every step."""
     beta2_exponent: float = real(at_least=0.1, at_most=1.0, default=0.8)
+    """beta2 of step k is 1 - k^-beta2_exponent."""
     clip_norm: float = real(at_least=1e-6, at_most=1e9, default=1.0)
-    # Parameters shrink by learning_rate^weight_decay_exponent at every step.
+    """Gradients of a larger norm, all together, are scaled down to it."""
     weight_decay_exponent: float = real(at_least=1.0, at_most=10.0, default=2.0)
-    # Floor of the RMS that scales the update, so that a zero parameter can move.
+    """Parameters shrink by learning_rate^weight_decay_exponent at every step."""
     min_parameter_scale: float = real(at_least=1e-8, at_most=1.0, default=1e-3)
-    # Added to squared gradients.
+    """Floor of the RMS that scales the update, so that a zero parameter can move."""
     epsilon: float = real(at_least=0.0, at_most=1.0, default=1e-30)
+    """Added to squared gradients."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,12 +94,19 @@ class AdamWConfig:
     """AdamW; unless a spec says otherwise, with a linear warm-up and then a constant rate."""
 
     learning_rate: float = real(at_least=0.0, at_most=1.0, default=1e-3)
+    """The largest."""
     schedule: Schedule = variant(SCHEDULES, default=ConstantSchedule())
+    """What the learning rate is multiplied by, step by step."""
     beta1: float = real(at_least=0.0, at_most=0.9999, default=0.9)
+    """How much of the mean of gradients is kept at every step."""
     beta2: float = real(at_least=0.0, at_most=0.999999, default=0.99)
+    """And of the mean of their squares."""
     clip_norm: float = real(at_least=1e-6, at_most=1e9, default=1.0)
+    """Gradients of a larger norm, all together, are scaled down to it."""
     weight_decay: float = real(at_least=0.0, at_most=10.0, default=0.1)
+    """Parameters shrink by so much times the learning rate at every step."""
     epsilon: float = real(at_least=0.0, at_most=1.0, default=1e-8)
+    """Added to the root of the mean of squares."""
 
 
 OptimizerConfig = AdafactorConfig | AdamWConfig

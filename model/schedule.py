@@ -20,6 +20,7 @@ class RsqrtSchedule:
 
     kind: str = choice("rsqrt", default="rsqrt")
     constant_steps: int = integer(at_least=1, at_most=_MAX_STEPS, default=10_000)
+    """At the full rate."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,9 +30,11 @@ class CosineSchedule:
 
     kind: str = choice("cosine", default="cosine")
     warmup_steps: int = integer(at_least=0, at_most=_MAX_STEPS, default=100)
-    # Counted from the first step, not from the end of the warm-up.
+    """In which the rate rises from 0."""
     decay_steps: int = integer(at_least=1, at_most=_MAX_STEPS, default=10_000)
+    """Counted from the first step, not from the end of the warm-up."""
     final_ratio: float = real(at_least=0.0, at_most=1.0, default=0.1)
+    """Of the full rate, from then on."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +43,7 @@ class ConstantSchedule:
 
     kind: str = choice("constant", default="constant")
     warmup_steps: int = integer(at_least=0, at_most=_MAX_STEPS, default=100)
+    """In which the rate rises from 0."""
 
 
 Schedule = RsqrtSchedule | CosineSchedule | ConstantSchedule

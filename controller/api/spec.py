@@ -25,7 +25,13 @@ LabelValue = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]*$", max_length=255
 class Section(BaseModel):
     """A part of the specification: unknown keys are errors, and "3" is not 3."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        frozen=True,
+        use_attribute_docstrings=True,
+    )
 
 
 Weight = Annotated[float, Field(gt=0, le=1e6)]
@@ -40,7 +46,10 @@ class TextSource(Section):
     paths: Annotated[list[Path], Field(min_length=1, max_length=1000)]
     """Paths or globs; `python-stdlib:GLOB` looks in the interpreter's own library."""
     name: Name | None = None
+    """What it is called on pages and in metrics; by default source-1 and so on."""
     weight: Weight = 1.0
+    """How often one epoch goes through it: 1 once, 2 twice, 0.5 through half of it, and through
+    the other half in the epoch after."""
 
 
 class JsonLinesSource(Section):
@@ -48,9 +57,14 @@ class JsonLinesSource(Section):
 
     kind: Literal["jsonl"]
     paths: Annotated[list[Path], Field(min_length=1, max_length=1000)]
+    """Paths or globs."""
     name: Name | None = None
+    """What it is called on pages and in metrics; by default source-1 and so on."""
     weight: Weight = 1.0
+    """How often one epoch goes through it: 1 once, 2 twice, 0.5 through half of it, and through
+    the other half in the epoch after."""
     field: Annotated[str, Field(min_length=1, max_length=255)] = "text"
+    """Of each object."""
 
 
 class ArrayRecordSource(Section):
@@ -58,8 +72,12 @@ class ArrayRecordSource(Section):
 
     kind: Literal["array_record"]
     paths: Annotated[list[Path], Field(min_length=1, max_length=1000)]
+    """Paths or globs."""
     name: Name | None = None
+    """What it is called on pages and in metrics; by default source-1 and so on."""
     weight: Weight = 1.0
+    """How often one epoch goes through it: 1 once, 2 twice, 0.5 through half of it, and through
+    the other half in the epoch after."""
 
 
 class BytesTokenizer(Section):
@@ -73,6 +91,7 @@ class SentencePieceTokenizer(Section):
 
     kind: Literal["sentencepiece"]
     path: Path
+    """Of the model file, the same on all hosts."""
 
 
 Source = Annotated[TextSource | JsonLinesSource | ArrayRecordSource, Discriminator("kind")]
@@ -82,10 +101,13 @@ class Data(Section):
     """What is read."""
 
     sources: Annotated[list[Source], Field(min_length=1, max_length=100)]
+    """Each with a `kind`; together they are an epoch."""
     tokenizer: Annotated[BytesTokenizer | SentencePieceTokenizer, Discriminator("kind")] = (
         BytesTokenizer(kind="bytes")
     )
+    """How text becomes numbers below model.vocab_size."""
     epochs: Annotated[int, Field(ge=1, le=1_000_000)] = 1
+    """After which the data is used up and the job ends, if train.steps did not end it before."""
 
 
 def _batch_kind(value: Any) -> str:
@@ -133,6 +155,7 @@ class Train(Section):
     """What is done with it."""
 
     steps: Count
+    """Updates of the parameters."""
     global_batch: Annotated[
         Annotated[Batch, Tag("number")] | Annotated[BatchSchedule, Tag("schedule")],
         Discriminator(_batch_kind),
@@ -140,20 +163,28 @@ class Train(Section):
     """Sequences per step, all pods together; or [[after step, sequences], ...], as in
     [[0, 512], [50000, 1024]]: 1024 from step 50001 on."""
     sequence_length: Annotated[int, Field(ge=1, le=1 << 20)]
+    """Tokens."""
     microbatch: Annotated[int, Field(ge=1, le=1 << 20)]
     """Sequences per slot. Results depend on it, so there is no default."""
     seed: Annotated[int, Field(ge=0, le=(1 << 32) - 1)] = 0
+    """Of the parameters, the order of the data, and stochastic rounding."""
     optimizer: Any = Field(default_factory=lambda: {"kind": "adafactor"})
+    """With a `kind`: adafactor or adamw."""
     digest_every: Annotated[int, Field(ge=0, le=_MAX_COUNT)] = 10
+    """Steps between two at which pods tell the digest of their state; 0 is never but at the end."""
     eval: Evaluate | None = None
+    """Without it, nothing is held out."""
     spikes: Spikes | None = None
+    """Without it, spikes are trained through."""
 
 
 class Mesh(Section):
     """The devices of a pod: `data` ways to split the batch times `model` ways to split layers."""
 
     data: Annotated[int, Field(ge=1, le=1 << 20)] = 1
+    """Ways to split a slot's sequences, and parameters where they are fully sharded."""
     model: Annotated[int, Field(ge=1, le=1 << 20)] = 1
+    """Ways to split every layer."""
 
 
 Pods = Annotated[int, Field(ge=1, le=1024)]
@@ -163,7 +194,9 @@ class PodRange(Section):
     """As many pods as are free, within bounds."""
 
     min: Pods = 1
+    """The job waits until so many are free."""
     max: Pods
+    """Of those that are free, no more than so many are taken."""
 
 
 def _pods_kind(value: Any) -> str:
@@ -177,10 +210,15 @@ class Placement(Section):
         Annotated[Pods, Tag("number")] | Annotated[PodRange, Tag("range")],
         Discriminator(_pods_kind),
     ] = 1
+    """How many, or {min, max}."""
     mesh: Mesh = Mesh()
+    """Of each pod; data times model devices."""
     on_pod_loss: Literal["wait", "shrink", "fail"] = "fail"
+    """Whether the others wait for another pod, go on without, or the job ends."""
     wait_timeout: Duration | None = None
+    """How long they wait."""
     selector: dict[str, str] | None = None
+    """Labels that pods must have."""
 
 
 class Outer(Section):
@@ -221,23 +259,29 @@ class Exchange(Section):
     outer: Outer | None = None
     """Of diloco and streaming_diloco."""
     dtype: Literal["float32", "bfloat16", "int8", "int4"] = "float32"
-    """int4 is for diloco and streaming_diloco."""
+    """What numbers cross the link as: a half, a quarter or an eighth of the bytes of float32. int4
+    is for diloco and streaming_diloco."""
     rounding: Literal["nearest", "stochastic"] = "nearest"
     """Of int8 and int4."""
     error_feedback: bool = True
-    """Whether what fewer bits than float32 lose is added to what is sent next. It is in
+    """Whether what fewer bits than float32 lose is added to what is sent next. What is lost is in
     checkpoints; a job that goes on from one and keeps no losses adds it to its first step."""
     overlap: bool = True
+    """Gradients of a segment travel while the next is computed; else all of them after the last.
+    The bits are the same."""
     segments: Annotated[int, Field(ge=1, le=4096)] | None = None
     """Groups of layers whose gradients become ready, and are summed, one after the other; by
     default as many as the model's size suggests."""
     reproducible: bool = True
+    """The same bits for any number of pods, in float32: a pod whose slots are several nodes of the
+    slot tree sends a sum of each. false sends one sum."""
 
 
 class ResumeFrom(Section):
     """A checkpoint of another job."""
 
     job: Name
+    """Its id."""
     step: Count | None = None
     """Its newest one, if not said."""
     data: Literal["continue", "anew"] = "continue"
@@ -267,6 +311,7 @@ class Restarts(Section):
     """How often a job may start over."""
 
     on_error: Annotated[int, Field(ge=0, le=1000)] = 0
+    """After an error of its own."""
 
 
 class Assume(Section):
@@ -288,17 +333,30 @@ class Spec(Section):
     """A training job."""
 
     version: Literal[1]
+    """Of this format."""
     name: Name
+    """For people; jobs have ids of their own."""
     model: Any
-    """A preset with fields overridden, or all fields; see the model reference."""
+    """A preset with fields overridden, or all fields."""
     data: Data
+    """What is read."""
     train: Train
+    """What is done with it."""
     placement: Placement = Placement()
+    """Where it runs."""
     exchange: Exchange = Exchange()
+    """How gradients cross the link."""
     checkpoint: Checkpoint | None = None
+    """What is kept on disk; without it, nothing is."""
     queue: Name = "default"
+    """In which the job waits."""
     priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
+    """Within its queue; higher ones go first."""
     labels: Annotated[dict[Name, LabelValue], Field(max_length=64)] = Field(default_factory=dict)
+    """For people and tools to find it by."""
     max_duration: Duration | None = None
+    """After which it is stopped."""
     restarts: Restarts | None = None
+    """How often it may start over."""
     assume: Assume | None = None
+    """What a plan takes for granted; a job that runs does not look at it."""
