@@ -20,7 +20,7 @@ from controller.core.job import JobSpec
 from controller.core.spikes import SpikePolicy
 from model import overlap
 from model.config import AdafactorConfig, ModelConfig, optimizer_from_spec
-from model.outer_config import OuterConfig
+from model.outer_config import OUTER_MODES, OuterConfig
 from model.planner import LINK_ITEM_BYTES
 from model.segments import segment_count
 
@@ -63,7 +63,7 @@ def job_spec(spec: Spec, text: str, origin: Origin | None = None) -> JobSpec:
         checkpoint_keep_best=bool(checkpoint and checkpoint.keep_best),
         checkpoint_directory=(checkpoint and checkpoint.directory) or "",
         evaluate_every=spec.train.eval.every if spec.train.eval else 0,
-        exchange=_rule(spec, spec.exchange.dtype),
+        exchange=exchange_rule(spec),
         choice=_choice(spec, normalised["exchange"]) if spec.exchange.mode == "auto" else None,
         spikes=SpikePolicy(**train["spikes"]) if spec.train.spikes else None,
         origin=origin,
@@ -74,12 +74,13 @@ def job_spec(spec: Spec, text: str, origin: Origin | None = None) -> JobSpec:
     )
 
 
-def _rule(spec: Spec, dtype: str) -> ExchangeRule:
+def exchange_rule(spec: Spec, dtype: str | None = None) -> ExchangeRule:
+    """How a job exchanges, in the dtype that it says, or in another."""
     section = spec.exchange
     return ExchangeRule(
         # What auto chooses from are ways of a full exchange.
         mode="full" if section.mode == "auto" else section.mode,
-        dtype=dtype,
+        dtype=dtype or section.dtype,
         rounding=section.rounding,
         error_feedback=section.error_feedback,
         overlap=section.overlap,
@@ -94,7 +95,7 @@ def _choice(spec: Spec, exchange: dict[str, Any]) -> ChoicePolicy:
     return ChoicePolicy(
         tuple(
             Candidate(
-                _rule(spec, dtype),
+                exchange_rule(spec, dtype),
                 tuple(
                     Departure(each.ready, each.remaining * LINK_ITEM_BYTES[dtype]) for each in ready
                 ),
@@ -114,6 +115,9 @@ def normalise(spec: Spec) -> dict[str, Any]:
     exchange.setdefault("segments", segment_count(model))
     if spec.exchange.mode == "auto":
         _normalise_auto(exchange)
+    elif spec.exchange.mode in OUTER_MODES or spec.exchange.dtype != "float32":
+        # Nothing depends on it there, and to ask for it is an error.
+        del exchange["reproducible"]
     outer = OuterConfig.from_spec(exchange, model.num_layers)
     if outer is not None:
         exchange["outer"] = dataclasses.asdict(outer)
@@ -152,7 +156,7 @@ def _data(normalised: dict[str, Any]) -> dict[str, Any]:
 
 
 def _program_exchange(exchange: dict[str, Any]) -> dict[str, Any]:
-    """What of the exchange the program is made for."""
+    """What of the exchange the program is made for, from the normalised section."""
     fields = ("segments", "mode", "outer") if "outer" in exchange else ("segments",)
     return {field: exchange[field] for field in fields}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from controller.api.problems import SpecProblem
-from model.outer_config import OUTER_MODES
+from model.outer_config import DILOCO, OUTER_MODES
 
 
 def exchange_problems(document: dict[str, Any]) -> list[SpecProblem]:
@@ -30,7 +30,10 @@ def exchange_problems(document: dict[str, Any]) -> list[SpecProblem]:
             found.append(_problem("rounding", detail, "leave it out, or allow: [int8]"))
     elif section.get("rounding") == "stochastic" and dtype not in ("int8", "int4"):
         detail = f"{dtype} is always rounded to the nearest"
-        found.append(_problem("rounding", detail, "leave it out, or use dtype: int8"))
+        hint = "leave it out, or use dtype: int8"
+        if mode in OUTER_MODES:
+            hint += " or int4"
+        found.append(_problem("rounding", detail, hint))
     return found
 
 
@@ -38,7 +41,7 @@ def _full_problems(section: dict[str, Any], dtype: Any) -> list[SpecProblem]:
     """Where gradients are exchanged after every step."""
     found = []
     if dtype == "int4":
-        detail = "gradients of single steps do not bear int4"
+        detail = "int4 is too coarse for the gradients of single steps"
         hint = f"use int8, or mode: {' or '.join(OUTER_MODES)}"
         found.append(_problem("dtype", detail, hint))
     if section.get("reproducible") is True and dtype != "float32":
@@ -56,7 +59,7 @@ def _auto_problems(section: dict[str, Any], allowed: list[Any]) -> list[SpecProb
         hint = "leave it out and name in exchange.allow what may be chosen, or use mode: full"
         found.append(_problem("dtype", detail, hint))
     if section.get("overlap") is False:
-        detail = "auto judges what is exposed when gradients travel while others are computed"
+        detail = "auto counts on gradients that travel while others are computed"
         found.append(_problem("overlap", detail, "leave it out, or use mode: full"))
     if section.get("reproducible") is True and allowed:
         names = " and ".join(str(name) for name in allowed)
@@ -81,6 +84,8 @@ def _outer_problems(section: dict[str, Any]) -> list[SpecProblem]:
     if section.get("overlap") is False:
         detail = "what a pod sends travels for outer.delay steps"
         hint = "leave it out, and set outer.delay: 0 to wait for it"
+        if mode == DILOCO:
+            detail, hint = "pods wait for each other in diloco in any case", "leave it out"
         found.append(_problem("overlap", detail, hint))
     return found
 

@@ -65,7 +65,7 @@ def plan_document(spec: Spec, pods: Iterable[Pod] | None) -> dict[str, Any]:
         "pipeline": dataclasses.asdict(plan.pipeline) if plan.pipeline else None,
         "warnings": [
             *(plan_warnings.of_pods(spec, pods) if pods is not None else ()),
-            *plan_warnings.of_plan(plan, devices.memory_bytes),
+            *plan_warnings.of_plan(spec, plan, devices.memory_bytes),
             *plan_warnings.of_spec(spec),
         ],
         # With a platform, what model.lower and model.examine take.

@@ -78,6 +78,11 @@ class ApiProblem(Exception):
         self.headers = headers
 
 
+def refused(problem: SpecProblem) -> ApiProblem:
+    """A specification with one thing wrong."""
+    return ApiProblem(422, "invalid-spec", problem.detail, errors=[problem])
+
+
 def no_such_job(job_id: str) -> ApiProblem:
     """No job, live or finished, has this id."""
     detail = f"no job has the id {job_id[:64]!r}; GET /api/v1/jobs lists those there are"

@@ -18,10 +18,10 @@ from controller.api.context import ApiContext
 from controller.api.conversion import job_spec
 from controller.api.documents import Parsed, parse_json, parse_yaml
 from controller.api.ids import new_id
-from controller.api.problems import ApiProblem, SpecProblem
+from controller.api.origin import origin_of
+from controller.api.problems import ApiProblem, SpecProblem, refused
 from controller.api.spec import Spec
 from controller.api.validation import validate
-from controller.core.checkpoint import Origin
 from controller.core.events import JobSubmitted
 
 _PARSERS: dict[str, Callable[[str], Parsed]] = {
@@ -89,7 +89,7 @@ async def read(
 async def submit(submission: Submission, key: str | None, context: ApiContext) -> str:
     """Make it a job; returns its id once it is decided and stored."""
     job_id = new_id(context.clock())
-    origin = await asyncio.to_thread(_origin, submission.spec, context)
+    origin = await asyncio.to_thread(origin_of, submission.spec, context)
     spec = await asyncio.to_thread(job_spec, submission.spec, submission.text, origin)
     await context.loop.ask(JobSubmitted(job_id, spec, key, submission.body_digest))
     return job_id
@@ -112,55 +112,9 @@ async def earlier_job(request: Request, key: str | None, context: ApiContext) ->
     return job_id
 
 
-def _origin(spec: Spec, context: ApiContext) -> Origin | None:
-    """The checkpoint that checkpoint.resume_from names; raises ApiProblem when there is none."""
-    wanted = spec.checkpoint.resume_from if spec.checkpoint else None
-    if wanted is None:
-        return None
-    job = context.loop.state.jobs.get(wanted.job) or context.store.job(wanted.job)
-    saved = job.checkpoints.saved if job else ()
-    steps = [found.step for found in saved]
-    found = [s for s in saved if wanted.step is None or s.step == wanted.step]
-    if job is None or not found:
-        field, detail = "job", f"there is no job {wanted.job}"
-        hint = "the id of a job; `landbridge jobs` lists them"
-        if job is not None:
-            field = "step" if saved else "job"
-            detail = f"job {wanted.job} has no checkpoint of step {wanted.step}"
-            detail = detail if saved else f"job {wanted.job} has no checkpoints"
-            hint = f"one of {', '.join(map(str, steps))}" if saved else "name a job that has some"
-        pointer = f"/checkpoint/resume_from/{field}"
-        raise _refused(SpecProblem(pointer, "no-such-checkpoint", detail, hint))
-    chosen, goes_on = found[-1], wanted.data == "continue"
-    if spec.train.steps <= chosen.step:
-        detail = f"{spec.train.steps} steps are none after the checkpoint of step {chosen.step}"
-        hint = f"steps are counted from the beginning of job {job.id}: more than {chosen.step}"
-        raise _refused(SpecProblem("/train/steps", "too-few", detail, hint))
-    if goes_on and spec.train.seed != job.spec.seed:
-        detail = f"job {job.id} took its data in the order of seed {job.spec.seed}"
-        hint = f"seed: {job.spec.seed}, or checkpoint.resume_from.data: anew"
-        raise _refused(SpecProblem("/train/seed", "other-order", detail, hint))
-    return Origin(
-        job=job.id,
-        directory=job.spec.checkpoint_directory,
-        step=chosen.step,
-        generation=chosen.generation,
-        data_position=chosen.data_position if goes_on else 0,
-        losses=chosen.losses if goes_on else (),
-        skipped=job.skipped if goes_on else (),
-        state_sha256=chosen.state_sha256,
-        tokens=job.spec.tokens_through(chosen.step),
-        data_digest=job.data_digest if goes_on else None,
-    )
-
-
 def _decoded(body: bytes) -> str:
     try:
         return body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         detail = f"byte {error.start} is not UTF-8: {error.reason}"
-        raise _refused(SpecProblem("", "syntax", detail, "send UTF-8")) from error
-
-
-def _refused(problem: SpecProblem) -> ApiProblem:
-    return ApiProblem(422, "invalid-spec", problem.detail, errors=[problem])
+        raise refused(SpecProblem("", "syntax", detail, "send UTF-8")) from error

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from controller.core.cluster import Pod
+from controller.core.exchange import ExchangeRule
 from controller.core.job import Job, JobState
 from controller.core.step import Progress
 
@@ -17,9 +18,10 @@ FREE_SHARE = 0.15
 """Below which they are told that it is over; apart, so that a share between them says nothing."""
 
 JUDGED_STEPS = 12
-"""The last ones, so that a link that keeps up again is not blamed for long."""
+"""The last ones, so that a link that keeps up again is not blamed for long; more where pods
+exchange less often."""
 
-FEWEST_STEPS = 4
+FEWEST_EXCHANGES = 4
 """Before that nothing is said."""
 
 
@@ -41,12 +43,18 @@ class _Link:
 
 
 def share(progress: Progress) -> float | None:
-    """What waited for the link of the median of the last steps; None before there are enough. A
-    median, since a first step that waits for a compiler, or one for a disk, is not the link's."""
-    judged = [record for record in progress.recent[-JUDGED_STEPS:] if record.seconds > 0]
-    if len(judged) < FEWEST_STEPS:
-        return None
-    return statistics.median(record.exposed_seconds / record.seconds for record in judged)
+    """What waited for the link of the median of the last stretches between exchanges; None before
+    there are enough. A median, since a first step that waits for a compiler, or one for a disk, is
+    not the link's."""
+    shares: list[float] = []
+    steps = 0
+    for stretch in reversed(progress.stretches):
+        if steps >= JUDGED_STEPS and len(shares) >= FEWEST_EXCHANGES:
+            break
+        if stretch.seconds > 0:
+            shares.append(stretch.exposed_seconds / stretch.seconds)
+            steps += stretch.steps
+    return statistics.median(shares) if len(shares) >= FEWEST_EXCHANGES else None
 
 
 def waits(progress: Progress) -> bool:
@@ -62,14 +70,18 @@ def warnings(job: Job, pods: Mapping[str, Pod]) -> list[Warned]:
     progress = job.progress
     if job.state is not JobState.RUNNING or progress is None or not progress.waits_for_link:
         return []
-    return [Warned("LinkBound", sentence(progress, job.gang, pods), _hint(job))]
+    policy = job.spec.choice
+    allowed = [candidate.rule.dtype for candidate in policy.candidates] if policy else None
+    hint = ways_out(job.exchange, allowed)
+    return [Warned("LinkBound", sentence(progress, job.gang, pods), hint)]
 
 
 def sentence(progress: Progress, gang: tuple[str, ...], pods: Mapping[str, Pod]) -> str:
     """How much of a step waits, for which link, and what that carries and is to carry."""
-    waited = f"{100 * (share(progress) or 0.0):.0f} % of a step waits for"
+    waited = f"{share(progress) or 0.0:.0%} of a step waits for"
     num_links = len(gang) * (len(gang) - 1)
-    lead_bytes = statistics.fmean([r.link_bytes for r in progress.recent[-JUDGED_STEPS:]] or [0])
+    # All that are remembered: between two exchanges some steps may send nothing.
+    lead_bytes = statistics.fmean([r.link_bytes for r in progress.recent] or [0])
     slowest = _slowest_link(gang, pods)
     if slowest is None:
         return f"{waited} the link; the lead hosts send {_amount(lead_bytes)}B a step"
@@ -96,19 +108,36 @@ def _slowest_link(gang: tuple[str, ...], pods: Mapping[str, Pod]) -> _Link | Non
     return min(found, key=lambda link: link.rate, default=None)
 
 
-def _hint(job: Job) -> str:
-    ways, rule, policy = [], job.exchange, job.spec.choice
+def ways_out(rule: ExchangeRule, allowed: Sequence[str] | None) -> str:
+    """What would make a link that is too slow for a job matter less, the least intrusive first;
+    `allowed` is what may be chosen while it runs, None where nothing is."""
+    found = _of_every_step(rule, allowed) if rule.mode == "full" else _of_outer_steps(rule)
+    return "; ".join([*found, "a larger train.global_batch", "a faster link"])
+
+
+def _of_every_step(rule: ExchangeRule, allowed: Sequence[str] | None) -> list[str]:
+    ways = []
     if not rule.overlap:
         ways.append("exchange.overlap: true, which sends while it computes")
-    if policy is not None:
-        if policy.candidates[-1].rule.dtype != "int8":
+    if allowed is not None:
+        if "int8" not in allowed:
             ways.append("int8 in exchange.allow, a quarter of the bytes")
     elif rule.dtype == "float32":
         ways.append("exchange.dtype: bfloat16 or int8, a half or a quarter of the bytes")
     elif rule.dtype == "bfloat16":
         ways.append("exchange.dtype: int8, half of the bytes")
-    ways += ["exchange.mode: streaming_diloco, which exchanges less often", "a faster link"]
-    return "; ".join(ways)
+    return [*ways, "exchange.mode: streaming_diloco, which exchanges less often"]
+
+
+def _of_outer_steps(rule: ExchangeRule) -> list[str]:
+    ways = []
+    if rule.mode == "diloco":
+        ways.append("exchange.mode: streaming_diloco, which sends while it computes")
+    else:
+        ways.append("a longer exchange.outer.delay, so that more is computed meanwhile")
+    if rule.dtype != "int4":
+        ways.append("exchange.dtype: int4, an eighth of the bytes of float32")
+    return [*ways, "a larger exchange.outer.every, which exchanges less often"]
 
 
 def _amount(value: float) -> str:

@@ -30,6 +30,9 @@ MAX_WINDOW_STEPS = 8192
 RECENT_STEPS = 32
 """Steps behind the throughput and step time shown: long enough for p95, short enough to follow."""
 
+RECENT_STRETCHES = 12
+"""Stretches by which the link is judged."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class StepRecord:
@@ -131,6 +134,23 @@ class Totals:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Stretch:
+    """Steps up to one that waited for its peers, itself included: one where pods exchange after
+    every step."""
+
+    steps: int = 0
+    seconds: float = 0.0
+    exposed_seconds: float = 0.0
+
+    def plus(self, record: StepRecord) -> Stretch:
+        return Stretch(
+            self.steps + 1,
+            self.seconds + record.seconds,
+            self.exposed_seconds + record.exposed_seconds,
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Progress:
     """Steps of one generation. `applied` and `held` have one entry per pod of the gang; none while
     a rewind is under way, when no pod may run."""
@@ -143,6 +163,10 @@ class Progress:
     """Last step that all pods applied."""
     last: StepRecord | None = None
     recent: tuple[StepRecord, ...] = ()
+    stretches: tuple[Stretch, ...] = ()
+    """The last ones."""
+    stretch: Stretch = Stretch()
+    """What is over of the next one."""
     digests: Mapping[str, tuple[int, str]] = dataclasses.field(default_factory=dict)
     """Pod name -> (step, sha256) of its newest digest."""
     source_sequences: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
@@ -176,6 +200,8 @@ class Progress:
             applied={},
             held={},
             recent=(),
+            stretches=(),
+            stretch=Stretch(),
             source_sequences={},
             totals=self.totals.undone_to(mark),
         )
@@ -226,6 +252,7 @@ def report(
     count = min(len(queue) for queue in held.values())
     merged = _merge_all(held, count, progress.last, slots)
     complete = [m.record for m in merged]
+    stretches, stretch = _stretches(progress, complete)
     digests = dict(progress.digests)
     for step in merged:
         digests |= {p: (step.record.step, digest) for p, digest in step.digests.items()}
@@ -237,6 +264,8 @@ def report(
             merged=progress.merged + count,
             last=complete[-1] if complete else progress.last,
             recent=(progress.recent + tuple(complete[-RECENT_STEPS:]))[-RECENT_STEPS:],
+            stretches=stretches,
+            stretch=stretch,
             digests=digests,
             source_sequences={
                 **progress.source_sequences,
@@ -268,6 +297,18 @@ def _window_steps(progress: Progress, least_steps: int) -> int:
     if not seconds:
         return least_steps
     return min(max(least_steps, math.ceil(WINDOW_SECONDS / seconds)), MAX_WINDOW_STEPS)
+
+
+def _stretches(
+    progress: Progress, complete: Sequence[StepRecord]
+) -> tuple[tuple[Stretch, ...], Stretch]:
+    found, stretch = list(progress.stretches), progress.stretch
+    for record in complete:
+        stretch = stretch.plus(record)
+        if record.exchange_seconds > 0 or record.exposed_seconds > 0:
+            found.append(stretch)
+            stretch = Stretch()
+    return tuple(found[-RECENT_STRETCHES:]), stretch
 
 
 def _merge_all(

@@ -86,7 +86,7 @@ def test_a_link_at_a_hundredth_of_its_speed_slows_a_job_that_says_why(emulated, 
     assert slow["state"] == "RUNNING" and warned["code"] == "LinkBound"
     eventually("the rate is known", lambda: 1e6 < rate(client, "pod-0", "pod-1") < 1.3e6)
     (warned,) = client.job(job_id)["warnings"]
-    words = r"\d+ % of a step waits for the link from pod-0 to pod-1: it carries 1\.\d MB/s, a step"
+    words = r"\d+% of a step waits for the link from pod-0 to pod-1: it carries 1\.\d MB/s, a step"
     assert re.match(words, warned["message"]), warned["message"]
     step = client.job(job_id)["step"]
     slow = client.wait(job_id, until=lambda job: job["step"] >= step + 3, timeout=WAIT)

@@ -11,12 +11,12 @@ from controller.core.checkpoint import Origin
 from tests.controller.rig import Rig, spec
 
 
-async def saved_job(controller: Rig, *steps: int) -> str:
+async def saved_job(controller: Rig, *steps: int, **sections: Any) -> str:
     """A job of two pods with checkpoints after these steps; it has ended."""
     for pod in ("pod-0", "pod-1"):
         await controller.attach_pod(pod)
     train = {"seed": 7, "spikes": {"window": 4}}
-    document = spec(checkpoint={"every": 2, "directory": "/shared"}, train=train)
+    document = spec(checkpoint={"every": 2, "directory": "/shared"}, train=train, **sections)
     job_id = await controller.submit(document)
     await controller.start(job_id)
     await controller.step(job_id, *range(1, steps[-1] + 1))
@@ -33,8 +33,11 @@ async def saved_job(controller: Rig, *steps: int) -> str:
     return job_id
 
 
-async def refusal(controller: Rig, resume: dict[str, Any], **train: Any) -> dict[str, Any]:
-    document = spec(checkpoint={"resume_from": resume}, train={"seed": 7, **train})
+async def refusal(
+    controller: Rig, resume: dict[str, Any], sections: dict[str, Any] | None = None, **train: Any
+) -> dict[str, Any]:
+    train = {"seed": 7, **train}
+    document = spec(checkpoint={"resume_from": resume}, train=train, **(sections or {}))
     answer = await controller.http.post("/api/v1/jobs", json=document)
     assert answer.status_code == 422, answer.text
     (problem,) = answer.json()["errors"]
@@ -93,6 +96,44 @@ async def test_going_on_in_another_order_is_refused(controller: Rig) -> None:
     assert problem["hint"] == "seed: 7, or checkpoint.resume_from.data: anew"
 
 
+STREAMING = {"mode": "streaming_diloco", "outer": {"every": 8, "fragments": 2, "delay": 1}}
+
+
+@pytest.mark.parametrize(
+    ("before", "sections", "pointer", "hint"),
+    [
+        ({}, {"model": {"num_layers": 3}}, "/model/num_layers", "num_layers: "),
+        ({}, {"train": {"optimizer": {"kind": "adamw"}}}, "/train/optimizer/kind", "kind: adaf"),
+        ({}, {"exchange": STREAMING}, "/exchange/mode", "mode: full or auto"),
+        (STREAMING, {}, "/exchange/mode", "mode: diloco or streaming_diloco"),
+        (
+            STREAMING,
+            {"exchange": {**STREAMING, "outer": {"every": 6, "fragments": 2, "delay": 1}}},
+            "/exchange/outer/every",
+            "every: 8",
+        ),
+    ],
+)
+async def test_a_state_of_another_kind_is_refused(
+    controller: Rig, before: dict[str, Any], sections: dict[str, Any], pointer: str, hint: str
+) -> None:
+    job_id = await saved_job(controller, 2, exchange=before)
+    train = sections.pop("train", {})
+    problem = await refusal(controller, {"job": job_id}, sections, **train)
+    assert problem["pointer"] == pointer
+    assert problem["hint"].startswith(hint)
+
+
+async def test_constants_of_the_outer_optimizer_may_change(controller: Rig) -> None:
+    job_id = await saved_job(controller, 2, exchange=STREAMING)
+    outer = {**STREAMING["outer"], "learning_rate": 0.5}  # type: ignore[dict-item]
+    exchange = {**STREAMING, "outer": outer, "dtype": "int4"}
+    document = spec(
+        checkpoint={"resume_from": {"job": job_id}}, train={"seed": 7}, exchange=exchange
+    )
+    assert await controller.submit(document)
+
+
 async def test_a_checkpoint_deleted_while_a_job_is_submitted_is_a_conflict(
     controller: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,7 +141,7 @@ async def test_a_checkpoint_deleted_while_a_job_is_submitted_is_a_conflict(
         await controller.attach_pod(pod)
     live = await controller.submit(spec(checkpoint={"every": 2}))
     origin = Origin(live, "", 2, 1, 16, (), ())
-    monkeypatch.setattr("controller.api.submissions._origin", lambda *_: origin)
+    monkeypatch.setattr("controller.api.submissions.origin_of", lambda *_: origin)
     answer = await controller.http.post("/api/v1/jobs", json=spec(name="late"))
     assert (answer.status_code, answer.json()["type"].rpartition(":")[2]) == (
         409,

@@ -35,6 +35,33 @@ def test_people_are_told_above_a_fifth_and_again_below_less(
     assert exposure.waits(_progress(steps, exposed, told)) is waits
 
 
+def _streaming(exposed: float, exchanges: int) -> Progress:
+    """Waits at the last of every six steps."""
+    records = [
+        record(
+            number,
+            exposed_seconds=0.0 if number % 6 else exposed,
+            exchange_seconds=0.0 if number % 6 else 2.0,
+        )
+        for number in range(1, 6 * exchanges + 4)
+    ]
+    progress = step.begin(999, ["pod-0"])
+    # However they are reported.
+    for at in range(0, len(records), 4):
+        progress, _ = step.report(progress, "pod-0", records[at : at + 4])
+    return progress
+
+
+@pytest.mark.parametrize(
+    ("exposed", "exchanges", "share"), [(0.9, 5, 0.3), (0.3, 40, 0.1), (0.9, 3, None)]
+)
+def test_a_wait_every_so_many_steps_counts_for_all_of_them(
+    exposed: float, exchanges: int, share: float | None
+) -> None:
+    found = exposure.share(_streaming(exposed, exchanges))
+    assert found == (pytest.approx(share) if share else None)
+
+
 def _slow_job(**fields: object) -> World:
     world = two_pods()
     world.start(steps=100, **fields)
@@ -56,7 +83,7 @@ def test_a_job_that_waits_says_for_which_link_and_what_to_do() -> None:
     (warned,) = _warnings(world)
     assert warned["code"] == "LinkBound"
     assert warned["message"] == (
-        "41 % of a step waits for the link from pod-0 to pod-1: it carries 1.2 MB/s, a step sends"
+        "41% of a step waits for the link from pod-0 to pod-1: it carries 1.2 MB/s, a step sends"
         " 9.2 MB; there and back takes 20.0 ms"
     )
     assert "bfloat16 or int8" in warned["hint"] and "a faster link" in warned["hint"]
@@ -83,7 +110,7 @@ def test_a_job_that_has_ended_waits_for_nothing() -> None:
 def test_a_link_of_unknown_rate_is_not_named() -> None:
     progress = _progress(8, 0.205)
     assert exposure.sentence(progress, ("pod-0", "pod-1"), {}) == (
-        "41 % of a step waits for the link; the lead hosts send 100 B a step"
+        "41% of a step waits for the link; the lead hosts send 100 B a step"
     )
 
 
@@ -107,6 +134,8 @@ def test_a_long_round_trip_is_in_seconds() -> None:
         (ExchangeRule(overlap=False), "exchange.overlap: true"),
         (ExchangeRule(dtype="bfloat16"), "exchange.dtype: int8, half"),
         (ExchangeRule(dtype="int8"), "exchange.mode: streaming_diloco"),
+        (ExchangeRule(mode="diloco", dtype="int4"), "exchange.mode: streaming_diloco"),
+        (ExchangeRule(mode="streaming_diloco"), "a longer exchange.outer.delay"),
     ],
 )
 def test_what_to_do_follows_from_what_is_done_already(rule: ExchangeRule, words: str) -> None:
