@@ -143,6 +143,9 @@ class LocalGang:
         return self
 
     def __exit__(self, *_: object) -> None:
+        # Where a test failed between two members' sends, one waits for what never comes.
+        for exchange in self._exchanges:
+            exchange.abort(ASSIGNMENT.job, ASSIGNMENT.generation, "the test is over")
         for training in self.members:
             training.close()
 
@@ -168,7 +171,7 @@ class LocalGang:
             try:
                 steps = (step(training, number) for number in range(first, last + 1))
                 return [step.settle() for step in steps if step is not None]
-            except Exception as error:
+            except BaseException as error:
                 for exchange in self._exchanges:
                     reason = f"a member failed: {error!r}"
                     exchange.abort(ASSIGNMENT.job, ASSIGNMENT.generation, reason)

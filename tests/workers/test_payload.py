@@ -1,6 +1,7 @@
 import jax
 import numpy as np
 
+from workers.exchange.recycled_memory import RecycledMemory
 from workers.payload import Payload
 from workers.program import load, read_bundle
 
@@ -30,6 +31,26 @@ def test_payload_received_is_the_array_sent_bit_for_bit(bigram):
     for sent, got in zip(arrays, received, strict=True):
         assert got.sharding == sent.sharding
         np.testing.assert_array_equal(np.asarray(got), np.asarray(sent))
+
+
+def test_arrays_in_recycled_memory_may_be_donated(bigram):
+    """Whatever the device makes of its own, what was received is not written over."""
+    program = load(*read_bundle(bigram.data, bigram.digest))
+    buffers, arrays = gradients(program)
+    payload = Payload(buffers)
+    memory = RecycledMemory(4 * payload.num_bytes)
+    wire = memory.give(payload.num_bytes)
+    wire[:] = b"".join(payload.views(arrays, 1))
+    before = bytes(wire)
+    received, kept = payload.arrays(wire), payload.arrays(wire)
+    doubled = jax.jit(lambda xs: [x + x for x in xs], donate_argnums=0)(received)
+    assert bytes(wire) == before
+    del wire, received
+    for _ in range(2):
+        memory.give(payload.num_bytes)[:] = bytes(payload.num_bytes)
+    for sent, twice, still in zip(arrays, doubled, kept, strict=True):
+        np.testing.assert_array_equal(np.asarray(twice), 2 * np.asarray(sent))
+        np.testing.assert_array_equal(np.asarray(still), np.asarray(sent))
 
 
 def test_payload_of_two_subtrees_is_one_after_the_other(bigram):

@@ -29,6 +29,9 @@ from workers.exchange.recycled_memory import RecycledMemory
 
 STEPS_HELD_PER_PEER = 2
 
+# A specification may ask for half as many; it bounds what contributions of no bytes take.
+_MOST_SEGMENTS = 8192
+
 Part = tuple[int, int]
 """StepKey.part."""
 
@@ -165,6 +168,7 @@ class Inbox:
                 generation.current_step = key.step
                 generation.finished_parts.clear()
                 generation.expected.clear()
+                generation.memory.next_step()
                 for held in generation.held.values():
                     for step, part in [at for at in held if at[0] < key.step]:
                         del held[step, part]
@@ -230,12 +234,16 @@ class Inbox:
             return DroppedChunks(**vars(self._dropped))
 
     def held_bytes(self) -> int:
+        """Of contributions that nobody has received yet, and waiting for the next ones."""
         with self._changed:
             return sum(
-                contribution.total_bytes
+                generation.memory.idle_bytes()
+                + sum(
+                    contribution.total_bytes
+                    for held in generation.held.values()
+                    for contribution in held.values()
+                )
                 for generation in self._joined.values()
-                for held in generation.held.values()
-                for contribution in held.values()
             )
 
     def _is_joined(self, job: str, generation: int) -> bool:
@@ -266,6 +274,8 @@ class Inbox:
                 generation = self._joined[key.job]
                 if chunk.member_index not in generation.held:
                     raise MalformedChunk(f"{key}: member {chunk.member_index} is not a peer")
+                if key.segment >= _MOST_SEGMENTS or key.round > 1:
+                    raise MalformedChunk(f"{key}: no program has such a part")
                 if generation.is_done(key):
                     self._dropped.stale += 1
                     return None

@@ -1,7 +1,7 @@
 """A segment's gradients, summed over the gang: the same bits at all pods.
 
 A segment is offered as soon as it is dispatched, and its total is asked for when nothing is left to
-do without it; between the two, a reduction copies, sends, receives and adds on threads of its own.
+do without it; between the two, a reduction copies, sends and receives on threads of its own.
 Which bytes go where is the reduction's: workers.reduction.direct for two pods,
 workers.reduction.scattered for more.
 """
@@ -90,10 +90,12 @@ class Gang:
 
 
 class ExchangeClock:
-    """How long the exchange of a step lasts, from the first byte offered to the last one sent or
-    received. Told by the threads that do it; several steps may be under way."""
+    """How long the exchange of a step lasts, from the first byte offered to the last one received,
+    or handed over to be sent. Told by the threads that do it, one of which may be at the next step
+    while the time of this one is taken."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
         self._lock = threading.Lock()
         self._began: dict[int, float] = {}
         self._ended: dict[int, float] = {}
@@ -101,12 +103,12 @@ class ExchangeClock:
     def begin(self, step: int) -> None:
         """Something of a step is sent now."""
         with self._lock:
-            self._began.setdefault(step, time.perf_counter())
+            self._began.setdefault(step, self._clock())
 
     def end(self, step: int) -> None:
-        """Something of the step was sent or received."""
+        """Something of the step was received, or handed over to be sent."""
         with self._lock:
-            self._ended[step] = time.perf_counter()
+            self._ended[step] = self._clock()
 
     def take(self, step: int) -> float:
         """Seconds of a step whose totals were all taken; 0 for one that nothing was sent of. It and

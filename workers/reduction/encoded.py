@@ -7,6 +7,8 @@ does, and the total of a row is encoded once more, by its owner, who carries tha
 
 Error feedback: Seide et al., 1-bit SGD (Interspeech 2014); on both ways as here: Tang et al.,
 DoubleSqueeze (ICML 2019).
+
+Letters of shapes are those of workers.reduction.lanes.
 """
 
 from __future__ import annotations
@@ -87,7 +89,7 @@ class EncodedReduction:
         payload, total = self._exact[key.segment], None
         for member in range(self._gang.num_members):
             data = rows.exact.get(member)
-            part = exact if data is None else payload.arrays(data)
+            part = exact if data is None else payload.arrays(memoryview(data))
             total = part if total is None else add_arrays(total, part)
         arrays = [*gradients, *(total or ())]
         return grouped(arrays, self._gang.segments[key.segment].group_sizes)
@@ -183,7 +185,8 @@ class EncodedReduction:
         received = gang.exchange.receive(key, dict.fromkeys(gang.peers, size + exact_bytes))
         self.clock.end(key.step)
         stacked = _stacked(gang, lanes, own.encoded, received)
-        return _Rows(stacked, {peer: data[size:] for peer, data in received.items()})
+        # Copies: a slice would keep all that was received, of which the rows have a copy already.
+        return _Rows(stacked, {peer: bytes(data[size:]) for peer, data in received.items()})
 
     def _own_rows(self, key: StepKey, sent: concurrent.futures.Future[_Rows]) -> _Rows:
         """Adds up the rows that this pod owns and sends the totals on."""
@@ -227,7 +230,7 @@ class _Rows:
     """What is at hand of a segment: encoded bytes lane by lane, and exact bytes by peer."""
 
     encoded: list[np.ndarray]
-    exact: Mapping[int, memoryview]
+    exact: Mapping[int, bytes]
 
 
 @jax.jit

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from workers.exchange.base import StepKey
+from workers.exchange.recycled_memory import RecycledMemory
 from workers.exchange.tree import Node, reduce_tree
 from workers.payload import Part
 from workers.reduction.base import ExchangeClock, Gang, Gradients, Sums, add_arrays, flat, grouped
@@ -37,6 +38,8 @@ class ScatteredReduction:
         self._sender = concurrent.futures.ThreadPoolExecutor(1, "send-gradients")
         self._adder = concurrent.futures.ThreadPoolExecutor(1, "add-gradients")
         self._receiver = concurrent.futures.ThreadPoolExecutor(1, "receive-gradients")
+        # The receiver's alone. A step's totals are placed before those of the next are received.
+        self._memory = RecycledMemory(2 * sum(layout.payload.num_bytes for layout in gang.segments))
         self._totals: dict[StepKey, concurrent.futures.Future[Gradients]] = {}
 
     def offer(self, key: StepKey, sums: Sums) -> None:
@@ -112,7 +115,7 @@ class ScatteredReduction:
         incoming = {peer: parts[peer].num_bytes for peer in gang.peers}
         received = gang.exchange.receive(key.onward, incoming)
         self.clock.end(key.step)
-        whole = memoryview(bytearray(layout.payload.num_bytes))
+        whole = self._memory.give(layout.payload.num_bytes)
         for member, part in enumerate(parts):
             whole[part.start : part.stop] = received.get(member, mine)
         return grouped(layout.payload.arrays(whole), layout.group_sizes)

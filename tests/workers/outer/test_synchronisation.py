@@ -43,6 +43,17 @@ def streaming():
     return turn_taking(bundle_of(with_outer(bigram_program((2, 2)), STREAMING)))
 
 
+GANGS = []
+
+
+@pytest.fixture(autouse=True)
+def _nobody_waits_when_a_test_is_over():
+    yield
+    while GANGS:
+        for exchange in GANGS.pop().exchanges:
+            exchange.abort(ASSIGNMENT.job, 1, "the test is over")
+
+
 @dataclasses.dataclass
 class Gang:
     """Members on a link of their own."""
@@ -70,7 +81,8 @@ class Gang:
             batches = Batches(order.my_slots)
             state = states[index] if states else None
             trainings.append(Training(order, program, batches, exchange, SoleAgreement(), state))
-        return cls(trainings, exchanges)
+        GANGS.append(cls(trainings, exchanges))
+        return GANGS[-1]
 
     def train(self, begin=1):
         """Every member's records of the steps from `begin` on."""
@@ -81,7 +93,7 @@ class Gang:
         try:
             steps = range(begin, member.target_steps + 1)
             return [member.step(step).settle() for step in steps]
-        except Exception as error:
+        except BaseException as error:
             for exchange in self.exchanges:
                 exchange.abort(ASSIGNMENT.job, 1, f"a member failed: {error!r}")
             raise
