@@ -21,6 +21,7 @@ BUILT = (
     "tokenizers",
     "transport",
     "link",
+    "compression",
 )
 TO_COME = ("recovery", "control", "scheduler")
 

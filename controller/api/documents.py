@@ -114,5 +114,5 @@ def _too_deep() -> NotReadable:
 def _syntax(
     detail: str, line: int | None = None, column: int | None = None, hint: str = ""
 ) -> NotReadable:
-    hint = hint or "the job spec reference shows a complete example"
+    hint = hint or "examples/palm-tiny.yaml is a complete one"
     return NotReadable(SpecProblem("", "syntax", detail, hint, line, column))

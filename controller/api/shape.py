@@ -136,4 +136,4 @@ def _hint(context: dict[str, Any]) -> str:
         "expected": "one of: {}",
     }
     hints = [text.format(context[key]) for key, text in bounds.items() if key in context]
-    return "; ".join(hints) or "see the job spec reference"
+    return "; ".join(hints) or "docs/spec.md has every key"

@@ -46,7 +46,7 @@ class TextSource(Section):
     paths: Annotated[list[Path], Field(min_length=1, max_length=1000)]
     """Paths or globs; `python-stdlib:GLOB` looks in the interpreter's own library."""
     name: Name | None = None
-    """What it is called on pages and in metrics; by default source-1 and so on."""
+    """What it is called on pages and in metrics; by default source-0 and so on."""
     weight: Weight = 1.0
     """How often one epoch goes through it: 1 once, 2 twice, 0.5 through half of it, and through
     the other half in the epoch after."""
@@ -59,7 +59,7 @@ class JsonLinesSource(Section):
     paths: Annotated[list[Path], Field(min_length=1, max_length=1000)]
     """Paths or globs."""
     name: Name | None = None
-    """What it is called on pages and in metrics; by default source-1 and so on."""
+    """What it is called on pages and in metrics; by default source-0 and so on."""
     weight: Weight = 1.0
     """How often one epoch goes through it: 1 once, 2 twice, 0.5 through half of it, and through
     the other half in the epoch after."""
@@ -74,7 +74,7 @@ class ArrayRecordSource(Section):
     paths: Annotated[list[Path], Field(min_length=1, max_length=1000)]
     """Paths or globs."""
     name: Name | None = None
-    """What it is called on pages and in metrics; by default source-1 and so on."""
+    """What it is called on pages and in metrics; by default source-0 and so on."""
     weight: Weight = 1.0
     """How often one epoch goes through it: 1 once, 2 twice, 0.5 through half of it, and through
     the other half in the epoch after."""
@@ -230,10 +230,10 @@ class Outer(Section):
     synchronised after the last step."""
     fragments: Annotated[int, Field(ge=1, le=4096)] | None = None
     """Parts that are synchronised one after the other, layer i in part i modulo their number;
-    streaming_diloco only, 4 by default."""
+    streaming_diloco only; by default 4, or as many as there are layers."""
     delay: Annotated[int, Field(ge=0, le=1 << 24)] | None = None
-    """Steps that go on while a fragment travels; at most every / fragments. streaming_diloco only,
-    5 by default."""
+    """Steps that go on while a fragment travels; at most every / fragments. streaming_diloco only;
+    by default 5, or that many."""
     learning_rate: Annotated[float, Field(ge=0, le=10)] | None = None
     """0.7 by default."""
     momentum: Annotated[float, Field(ge=0, lt=1)] | None = None
@@ -260,7 +260,7 @@ class Exchange(Section):
     """Of diloco and streaming_diloco."""
     dtype: Literal["float32", "bfloat16", "int8", "int4"] = "float32"
     """What numbers cross the link as: a half, a quarter or an eighth of the bytes of float32. int4
-    is for diloco and streaming_diloco."""
+    is for diloco and streaming_diloco. auto chooses it itself."""
     rounding: Literal["nearest", "stochastic"] = "nearest"
     """Of int8 and int4."""
     error_feedback: bool = True
@@ -274,7 +274,8 @@ class Exchange(Section):
     default as many as the model's size suggests."""
     reproducible: bool = True
     """The same bits for any number of pods, in float32: a pod whose slots are several nodes of the
-    slot tree sends a sum of each. false sends one sum."""
+    slot tree sends a sum of each. false sends one sum. Where bits depend on the number of pods or
+    on the link in any case, true is an error; leave it out."""
 
 
 class ResumeFrom(Section):

@@ -194,10 +194,10 @@ def _exchange(job: Document) -> dict[str, str]:
     ratio = job["compression_ratio"]
     facts = {
         "sent": figures.amount(job["link_bytes"], "B")
-        + (f", {ratio:.2f} times less than float32" if ratio and ratio >= 1.01 else "")
+        + (f", 1/{ratio:.3g} of float32's" if ratio and ratio >= 1.01 else "")
         + f"; {job['link_retries'] or 0} chunks again",
-        "exchange": f"{figures.amount(job['exposed_seconds'], 's')} exposed, "
-        f"{figures.amount(job['hidden_seconds'], 's')} hidden",
+        "exchange": f"{figures.amount(job['exposed_seconds'], 's')} waited for the link, "
+        f"{figures.amount(job['hidden_seconds'], 's')} hidden behind computing",
     }
     way = job["exchange"]
     if way and way["choice"]:

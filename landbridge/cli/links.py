@@ -13,7 +13,11 @@ from landbridge.errors import LandbridgeError
 
 Document = dict[str, Any]
 
-app = typer.Typer(name="links", help="Traffic between pods.", rich_markup_mode=None)
+app = typer.Typer(
+    name="links",
+    help="Traffic between pods, and the conditions of emulated links.",
+    rich_markup_mode=None,
+)
 
 NONE = "none"
 """Takes a condition away."""
@@ -44,7 +48,8 @@ def set_link(
     stall: Annotated[str | None, _option("stall", "500ms", "How long a stall lasts")] = None,
     drop: Annotated[str | None, _option("drop", "0.1%", "Frames lost and sent again")] = None,
     partition: Annotated[
-        bool | None, typer.Option(help="Whether nothing that the pod sends arrives for now.")
+        bool | None,
+        typer.Option(help="Let nothing that the pod sends arrive, until --no-partition."),
     ] = None,
     address: Address = "",
     json: Json = False,
@@ -94,7 +99,7 @@ def _show(document: Document) -> None:
         )
         for link in document["links"]
     ]
-    output.table(("FROM", "TO", "SENT", "WHILE SENDING", "ROUND TRIP", "SENT AGAIN"), rows)
+    output.table(("FROM", "TO", "SENT", "RATE WHILE SENDING", "ROUND TRIP", "SENT AGAIN"), rows)
     emulated = [pod for pod in document["pods"] if pod["is_emulated"]]
     if emulated:
         print()

@@ -48,8 +48,9 @@ def _link(plan: Document) -> list[tuple[str, str, str]]:
     if "link_bytes_per_second" in plan["spec"].get("assume", {}):
         # Gradients travel behind computation, of which the time is not known.
         needs = _STEP_TIME
+    less = "in float32; auto may send less" if plan["spec"]["exchange"].get("allow") else ""
     return [
-        ("sent by a host a step", figures.amount(sent, "B") if sent else "nothing", ""),
+        ("sent by a host a step", figures.amount(sent, "B") if sent else "nothing", less),
         (
             "  exposed",
             figures.amount(plan["exposed_seconds"], "s"),
