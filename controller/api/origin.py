@@ -107,10 +107,9 @@ def _exchange_problem(
         return SpecProblem("/exchange/mode", "other-state", detail, hint)
     for key in _SCHEDULE if mode in OUTER_MODES else ():
         if mine["outer"][key] != theirs["outer"][key]:
-            detail = (
-                f"job {job.id} synchronised with {key}: {theirs['outer'][key]}, and what it has"
+            as_before = f"{key}: {theirs['outer'][key]}"
+            detail = f"job {job.id} has fragments under way that were sent with {as_before}"
+            return SpecProblem(
+                pointer_of("exchange", "outer", key), "other-state", detail, as_before
             )
-            detail += " under way is of that"
-            pointer = pointer_of("exchange", "outer", key)
-            return SpecProblem(pointer, "other-state", detail, f"{key}: {theirs['outer'][key]}")
     return None

@@ -1,6 +1,9 @@
 import pytest
 
+from controller.api.conversion import exchange_rule, normalise
 from controller.api.exchange_rules import exchange_problems
+from controller.api.spec import Spec
+from tests.controller.rig import SPEC
 
 
 @pytest.mark.parametrize(
@@ -49,3 +52,9 @@ def test_what_contradicts_itself_is_refused(exchange, field) -> None:
 )
 def test_what_fits_together_is_taken(exchange) -> None:
     assert exchange_problems({"exchange": exchange, "checkpoint": {"every": 10}}) == []
+    # Written out with every default, it is taken again and means the same.
+    spec = Spec.model_validate({**SPEC, "exchange": exchange or {}})
+    written = normalise(spec)["exchange"]
+    assert exchange_problems({"exchange": written}) == []
+    again = Spec.model_validate({**SPEC, "exchange": written})
+    assert (exchange_rule(again), normalise(again)["exchange"]) == (exchange_rule(spec), written)
