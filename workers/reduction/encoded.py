@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -31,10 +31,13 @@ from workers.reduction.residuals import OF_SUMS, OF_TOTALS, Pieces
 Residuals = dict[str, jax.Array]
 """By the name of the segment, device and round: float32 vectors."""
 
+Decode = Callable[[jax.Array], list[jax.Array]]
+"""Shards of gradients from the encoded rows of a lane."""
+
 
 class EncodedReduction:
-    """One thread sends, one receives, and with more than two pods one adds up the rows that this
-    pod owns; what came is decoded by the caller."""
+    """One thread sends, one receives and decodes, and with more than two pods one adds up the rows
+    that this pod owns; metrics are added by the caller."""
 
     def __init__(self, gang: Gang, rule: Rule, lost: Mapping[str, jax.Array]) -> None:
         """`lost` is what is restored of WholeGradients.member_arrays; without it, nothing is lost
@@ -55,7 +58,9 @@ class EncodedReduction:
         self._sender = concurrent.futures.ThreadPoolExecutor(1, "send-gradients")
         self._adder = concurrent.futures.ThreadPoolExecutor(1, "add-gradients")
         self._receiver = concurrent.futures.ThreadPoolExecutor(1, "receive-gradients")
-        self._offered: dict[StepKey, tuple[list[jax.Array], concurrent.futures.Future[_Rows]]] = {}
+        self._offered: dict[
+            StepKey, tuple[list[jax.Array], concurrent.futures.Future[_Arrived]]
+        ] = {}
 
     def offer(self, key: StepKey, sums: Sums) -> None:
         layout = self._gang.segments[key.segment]
@@ -70,28 +75,19 @@ class EncodedReduction:
         sent = self._sender.submit(self._send, key, encoded, exact)
         if self._shares_out:
             own = self._adder.submit(self._own_rows, key, sent)
-            rows = self._receiver.submit(self._all_rows, key, own)
+            arrived = self._receiver.submit(self._from_all_rows, key, own)
         else:
-            rows = self._receiver.submit(self._receive, key, sent)
-        self._offered[key] = exact, rows
+            arrived = self._receiver.submit(self._from_members, key, sent)
+        self._offered[key] = exact, arrived
 
     def total(self, key: StepKey) -> Gradients:
         exact, offered = self._offered.pop(key)
-        rows = offered.result()
-        lanes = self._lanes[key.segment]
-        shards = {
-            lane.device: (
-                lane.coding.decode_rows if self._shares_out else lane.coding.decode_total
-            )(jax.device_put(encoded, lane.device))
-            for lane, encoded in zip(lanes, rows.encoded, strict=True)
-        }
-        gradients = self._encoded[key.segment].from_shards(shards)
-        payload, total = self._exact[key.segment], None
+        arrived = offered.result()
+        total = None
         for member in range(self._gang.num_members):
-            data = rows.exact.get(member)
-            part = exact if data is None else payload.arrays(memoryview(data))
+            part = arrived.exact.get(member, exact)
             total = part if total is None else add_arrays(total, part)
-        arrays = [*gradients, *(total or ())]
+        arrays = [*arrived.gradients, *(total or ())]
         return grouped(arrays, self._gang.segments[key.segment].group_sizes)
 
     def applied(self) -> None:
@@ -176,9 +172,8 @@ class EncodedReduction:
         self.clock.end(key.step)
         return _Rows([row[mine] for row in rows], {})
 
-    def _receive(self, key: StepKey, sent: concurrent.futures.Future[_Rows]) -> _Rows:
+    def _receive(self, key: StepKey, own: _Rows) -> _Rows:
         """Every member's row for this pod, [P, bytes] of each lane."""
-        own = sent.result()
         gang, lanes = self._gang, self._lanes[key.segment]
         exact_bytes = self._exact[key.segment].num_bytes
         size = sum(lane.row_bytes for lane in lanes)
@@ -191,7 +186,7 @@ class EncodedReduction:
     def _own_rows(self, key: StepKey, sent: concurrent.futures.Future[_Rows]) -> _Rows:
         """Adds up the rows that this pod owns and sends the totals on."""
         gang = self._gang
-        rows = self._receive(key, sent)
+        rows = self._receive(key, sent.result())
         totals = []
         for number, (lane, encoded) in enumerate(
             zip(self._lanes[key.segment], rows.encoded, strict=True)
@@ -208,9 +203,25 @@ class EncodedReduction:
         gang.exchange.send(key.onward, [total.data for total in totals], gang.peers)
         return _Rows(totals, rows.exact)
 
-    def _all_rows(self, key: StepKey, added: concurrent.futures.Future[_Rows]) -> _Rows:
+    def _from_members(self, key: StepKey, sent: concurrent.futures.Future[_Rows]) -> _Arrived:
+        rows = self._receive(key, sent.result())
+        return self._arrived(key, rows, lambda lane: lane.coding.decode_total)
+
+    def _from_all_rows(self, key: StepKey, added: concurrent.futures.Future[_Rows]) -> _Arrived:
+        rows = self._all_rows(key, added.result())
+        return self._arrived(key, rows, lambda lane: lane.coding.decode_rows)
+
+    def _arrived(self, key: StepKey, rows: _Rows, decoder: Callable[[Lane], Decode]) -> _Arrived:
+        shards = {
+            lane.device: decoder(lane)(jax.device_put(encoded, lane.device))
+            for lane, encoded in zip(self._lanes[key.segment], rows.encoded, strict=True)
+        }
+        payload = self._exact[key.segment]
+        exact = {peer: payload.arrays(memoryview(data)) for peer, data in rows.exact.items()}
+        return _Arrived(self._encoded[key.segment].from_shards(shards), exact)
+
+    def _all_rows(self, key: StepKey, own: _Rows) -> _Rows:
         """The totals of all rows, [R, bytes] of each lane."""
-        own = added.result()
         gang, lanes = self._gang, self._lanes[key.segment]
         size = sum(lane.row_bytes for lane in lanes)
         received = gang.exchange.receive(key.onward, dict.fromkeys(gang.peers, size))
@@ -231,6 +242,14 @@ class _Rows:
 
     encoded: list[np.ndarray]
     exact: Mapping[int, bytes]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Arrived:
+    """Totals of a segment's gradients, and the peers' metrics, on the devices."""
+
+    gradients: list[jax.Array]
+    exact: Mapping[int, list[jax.Array]]
 
 
 @jax.jit
