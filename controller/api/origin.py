@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -83,10 +85,9 @@ def _state_problem(
 ) -> SpecProblem | None:
     """Parameters and optimizer state are those of the checkpoint. Constants of an optimizer may be
     others."""
-    pairs = [(("model", key), mine["model"][key], theirs["model"][key]) for key in _SHAPING]
-    kinds = (mine["train"]["optimizer"]["kind"], theirs["train"]["optimizer"]["kind"])
-    pairs.append((("train", "optimizer", "kind"), *kinds))
-    for path, value, before in pairs:
+    paths = [*(("model", key) for key in _SHAPING), ("train", "optimizer", "kind")]
+    for path in paths:
+        value, before = (functools.reduce(operator.getitem, path, of) for of in (mine, theirs))
         if value != before:
             detail = f"job {job.id} has {'.'.join(path)}: {before}, and so have its checkpoints"
             hint = f"{path[-1]}: {before}, or a job that starts anew"
