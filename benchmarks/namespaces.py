@@ -24,7 +24,9 @@ _BURST_SECONDS = 0.002
 _LEAST_BURST_BYTES = 64 << 10
 """The largest packet that a sender hands over at once; a smaller bucket would have it cut up."""
 
-_QUEUE_SECONDS = 0.1
+_QUEUE_BYTES = 16 << 20
+"""As much as the senders of a link have under way at most, so that it is slow and loses nothing: a
+loss at the end of a transfer is noticed only after 200 ms, whatever the rate."""
 
 _serials = itertools.count()
 
@@ -60,7 +62,7 @@ class Lab:
         rate = bits_per_second / 8
         burst = max(_LEAST_BURST_BYTES, int(rate * _BURST_SECONDS))
         shape = ["root", "tbf", "rate", f"{bits_per_second:.0f}bit", "burst", f"{burst}"]
-        shape += ["latency", f"{_QUEUE_SECONDS * 1e3:.0f}ms"]
+        shape += ["limit", f"{_QUEUE_BYTES}"]
         for index, namespace in enumerate(self.namespaces):
             for where, interface in ((namespace.name, "link"), (self.hub, f"port{index}")):
                 _run("tc", "-n", where, "qdisc", "replace", "dev", interface, *shape)
