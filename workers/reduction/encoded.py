@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -30,9 +30,6 @@ from workers.reduction.residuals import OF_SUMS, OF_TOTALS, Pieces
 
 Residuals = dict[str, jax.Array]
 """By the name of the segment, device and round: float32 vectors."""
-
-Decode = Callable[[jax.Array], list[jax.Array]]
-"""Shards of gradients from the encoded rows of a lane."""
 
 
 class EncodedReduction:
@@ -73,12 +70,8 @@ class EncodedReduction:
             for number, lane in enumerate(self._lanes[key.segment])
         ]
         sent = self._sender.submit(self._send, key, encoded, exact)
-        if self._shares_out:
-            own = self._adder.submit(self._own_rows, key, sent)
-            arrived = self._receiver.submit(self._from_all_rows, key, own)
-        else:
-            arrived = self._receiver.submit(self._from_members, key, sent)
-        self._offered[key] = exact, arrived
+        own = self._adder.submit(self._own_rows, key, sent) if self._shares_out else sent
+        self._offered[key] = exact, self._receiver.submit(self._arrive, key, own)
 
     def total(self, key: StepKey) -> Gradients:
         exact, offered = self._offered.pop(key)
@@ -203,17 +196,13 @@ class EncodedReduction:
         gang.exchange.send(key.onward, [total.data for total in totals], gang.peers)
         return _Rows(totals, rows.exact)
 
-    def _from_members(self, key: StepKey, sent: concurrent.futures.Future[_Rows]) -> _Arrived:
-        rows = self._receive(key, sent.result())
-        return self._arrived(key, rows, lambda lane: lane.coding.decode_total)
-
-    def _from_all_rows(self, key: StepKey, added: concurrent.futures.Future[_Rows]) -> _Arrived:
-        rows = self._all_rows(key, added.result())
-        return self._arrived(key, rows, lambda lane: lane.coding.decode_rows)
-
-    def _arrived(self, key: StepKey, rows: _Rows, decoder: Callable[[Lane], Decode]) -> _Arrived:
+    def _arrive(self, key: StepKey, own: concurrent.futures.Future[_Rows]) -> _Arrived:
+        """Receives what goes with this pod's own rows, and decodes it."""
+        rows = (self._all_rows if self._shares_out else self._receive)(key, own.result())
         shards = {
-            lane.device: decoder(lane)(jax.device_put(encoded, lane.device))
+            lane.device: (
+                lane.coding.decode_rows if self._shares_out else lane.coding.decode_total
+            )(jax.device_put(encoded, lane.device))
             for lane, encoded in zip(self._lanes[key.segment], rows.encoded, strict=True)
         }
         payload = self._exact[key.segment]
