@@ -212,7 +212,7 @@ class History:
 
 
 @given(st.data())
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=120, suppress_health_check=[HealthCheck.too_slow])
 def test_history_of_any_events_keeps_every_promise(draw: st.DataObject) -> None:
     history = History(draw)
     # Swarm testing: a history of few kinds of events gets deeper than one of all kinds.

@@ -7,14 +7,13 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.workers.data.batch_plans import batches, plans, skips
 from workers.data.batches import BatchPlan, slot_positions
 
 
-@settings(deadline=None)
 @given(plan=plans(microbatch=1, limit=200))
 def test_steps_are_cut_from_the_stream_without_the_skipped_positions(plan: BatchPlan) -> None:
     for step, expected in enumerate(itertools.islice(batches(plan), 60), 1):
@@ -26,7 +25,6 @@ def test_steps_are_cut_from_the_stream_without_the_skipped_positions(plan: Batch
     assert plan.end(0) == 0
 
 
-@settings(deadline=None)
 @given(
     plan=plans(microbatch=1, limit=200),
     earlier=plans(microbatch=1, limit=1),
@@ -62,7 +60,6 @@ def _kept(plan: BatchPlan) -> Iterator[int]:
     return (p for p in itertools.count() if not any(f <= p < e for f, e in plan.skipped))
 
 
-@settings(deadline=None)
 @given(plan=plans(microbatch=1, limit=200), limit=st.integers(0, 300))
 def test_positions_below_a_limit_last_for_all_steps_that_end_there(
     plan: BatchPlan, limit: int
@@ -71,7 +68,6 @@ def test_positions_below_a_limit_last_for_all_steps_that_end_there(
     assert plan.num_steps(limit) == len(list(whole))
 
 
-@settings(deadline=None)
 @given(plan=plans(microbatch=1, limit=200), step=st.integers(0, 30), draw=st.data())
 def test_a_later_skip_changes_nothing_of_the_steps_before_it(
     plan: BatchPlan, step: int, draw: st.DataObject
@@ -93,7 +89,6 @@ def test_batch_grows_at_its_step_and_skipped_ranges_are_stepped_over() -> None:
     assert [plan.num_steps(limit) for limit in (4, 5, 7, 11, 12)] == [0, 1, 2, 2, 3]
 
 
-@settings(deadline=None)
 @given(
     num_slots=st.integers(1, 16),
     microbatch=st.integers(1, 8),

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.workers.data.batch_plans import plans
@@ -37,7 +37,6 @@ def epoch(dataset: TokenDataset, seed: int = 0, number: int = 0) -> tuple[np.nda
     return dataset.rows(seed, range(number * size, (number + 1) * size))
 
 
-@settings(deadline=None)
 @given(num_tokens=st.integers(2, 500), length=st.integers(1, 50), number=st.integers(0, 3))
 def test_an_epoch_predicts_each_token_exactly_once(
     num_tokens: int, length: int, number: int
@@ -68,7 +67,6 @@ def test_epochs_differ_in_order_and_not_in_content() -> None:
     assert not np.array_equal(one, two)
 
 
-@settings(deadline=None)
 @given(
     microbatch=st.integers(1, 4),
     num_slots=st.integers(1, 8),
@@ -114,7 +112,6 @@ def test_data_that_does_not_fill_a_batch_is_an_error_with_the_numbers() -> None:
     assert dataset.num_steps(3, skipping) == 1
 
 
-@settings(deadline=None)
 @given(draw=st.data(), seed=st.integers(0, 2**32 - 1))
 def test_one_epoch_trains_on_each_position_that_is_not_skipped_once_whatever_the_plan_and_pods(
     draw: st.DataObject, seed: int

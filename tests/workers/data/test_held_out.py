@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from workers.data.dataset import TokenDataset, open_dataset
@@ -55,7 +55,6 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@settings(deadline=None)
 @given(sizes=st.lists(st.integers(2, 60), min_size=1, max_size=3), share=st.floats(0.01, 0.5))
 def test_a_share_is_the_end_of_every_source_and_training_is_all_before_it(
     sizes: list[int], share: float
@@ -80,7 +79,6 @@ def test_a_share_is_the_end_of_every_source_and_training_is_all_before_it(
         assert theirs == list(range(border + 1, last + 1))
 
 
-@settings(deadline=None)
 @given(sizes=st.lists(st.integers(1, 80), min_size=1, max_size=4), at_most=st.integers(1, 100))
 def test_sources_are_evaluated_in_proportion_and_evenly_from_end_to_end(
     sizes: list[int], at_most: int

@@ -5,7 +5,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from workers.data.mixture import Mixture, locate, quota
@@ -31,7 +31,6 @@ def counts(mixture: Mixture, seed: int, epoch: int, source: int) -> np.ndarray:
     return np.bincount(sequences[sources == source], minlength=mixture.sizes[source])
 
 
-@settings(deadline=None)
 @given(sources=SOURCES, seed=SEEDS, epoch=st.integers(0, 7))
 def test_every_epoch_holds_each_sequence_as_often_as_the_weight_rounded_down_or_up(
     sources: list[tuple[int, float]], seed: int, epoch: int
@@ -46,7 +45,6 @@ def test_every_epoch_holds_each_sequence_as_often_as_the_weight_rounded_down_or_
             assert (seen == 1).all()
 
 
-@settings(deadline=None)
 @given(sources=SOURCES, seed=SEEDS, epochs=st.integers(1, 6))
 def test_over_any_number_of_epochs_no_sequence_is_more_than_one_ahead(
     sources: list[tuple[int, float]], seed: int, epochs: int
@@ -64,7 +62,6 @@ def test_half_a_source_comes_in_one_epoch_and_the_other_half_in_the_next() -> No
     assert first.sum() == second.sum() == 5
 
 
-@settings(deadline=None)
 @given(sources=SOURCES, seed=SEEDS, draw=st.data())
 def test_a_position_does_not_depend_on_what_is_asked_beside_it(
     sources: list[tuple[int, float]], seed: int, draw: st.DataObject

@@ -3,7 +3,7 @@
 from itertools import combinations
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from workers.data.permutation import permute
@@ -11,7 +11,6 @@ from workers.data.permutation import permute
 SEEDS = st.integers(0, 2**32 - 1)
 
 
-@settings(deadline=None)
 @given(size=st.integers(1, 3000), seed=SEEDS, epoch=st.integers(0, 100))
 def test_permute_is_a_bijection(size: int, seed: int, epoch: int) -> None:
     image = permute(np.arange(size, dtype=np.uint64), size, (seed, epoch))

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.workers.data.batch_plans import batches, plans
@@ -15,7 +15,6 @@ from workers.data.mixture import Mixture, count, locate
 from workers.data.seen import SeenSequences
 
 
-@settings(deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), first=st.integers(0, 250), length=st.integers(0, 250))
 def test_count_is_what_one_finds_by_looking(seed: int, first: int, length: int) -> None:
     mixture = Mixture((30, 20), (45, 14))
@@ -33,7 +32,6 @@ def test_more_than_is_held_in_memory_at_once_is_counted_in_parts(
     assert count(mixture, 3, 7, 57).tolist() == whole and sum(whole) == 50
 
 
-@settings(deadline=None)
 @given(
     plan=plans(microbatch=2, limit=120),
     seed=st.integers(0, 2**32 - 1),
@@ -60,7 +58,6 @@ def test_what_was_counted_is_not_taken_back() -> None:
         through(seen, 2)
 
 
-@settings(deadline=None)
 @given(
     at_once=st.integers(1, 100),
     steps=st.lists(st.integers(1, 60), min_size=1, max_size=3).map(sorted),

@@ -55,7 +55,7 @@ def foreign_model(path: Path, **options: Any) -> str:
 # The module's fixture is the same object for every example.
 def any_text(test: Callable[..., None]) -> Callable[..., None]:
     """Gives a test random text and what is likely to go wrong."""
-    test = settings(deadline=None, max_examples=300)(given(text=st.text())(test))
+    test = settings(max_examples=300)(given(text=st.text())(test))
     for text in (
         "\tif x:\r\n\n\n        return  y  \n ",
         "  two  spaces  ",

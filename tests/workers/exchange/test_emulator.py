@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from workers.exchange.conditions import LinkConditions
@@ -186,7 +186,6 @@ def test_all_conditions_at_once() -> None:
     assert arrival == pytest.approx(2.0 + 2.0 + 0.25 + 0.5 + 0.5)
 
 
-@settings(deadline=None)
 @given(
     seed=st.integers(0, 2**32),
     conditions=st.builds(
@@ -230,7 +229,6 @@ def test_any_offers_keep_rate_order_and_latency(
             assert sent <= rate * (took + slack) * (1 + 1e-9) + 5000
 
 
-@settings(deadline=None)
 @given(
     changes=st.lists(
         st.tuples(st.floats(0.01, 3), st.one_of(st.none(), st.floats(100, 1e4)), st.booleans()),

@@ -3,7 +3,7 @@
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from workers.exchange.tree import Node, children, maximal_subtrees, reduce_tree
@@ -34,7 +34,6 @@ def pods(draw: st.DrawFn) -> tuple[int, list[tuple[int, int]]]:
     return num_slots, list(pairwise([0, *sorted(cuts), num_slots]))
 
 
-@settings(deadline=None)
 @given(pods())
 def test_association_is_the_same_for_any_pods(gang: tuple[int, list[tuple[int, int]]]) -> None:
     num_slots, ranges = gang
@@ -47,7 +46,6 @@ def test_association_is_the_same_for_any_pods(gang: tuple[int, list[tuple[int, i
     assert over_pods == fold_alone((0, num_slots))
 
 
-@settings(deadline=None)
 @given(pods())
 def test_maximal_subtrees_cover_every_slot_once_in_order(
     gang: tuple[int, list[tuple[int, int]]],
@@ -57,7 +55,6 @@ def test_maximal_subtrees_cover_every_slot_once_in_order(
     assert [slot for node in nodes for slot in range(*node)] == list(range(num_slots))
 
 
-@settings(deadline=None)
 @given(st.integers(1, 64))
 def test_reduce_tree_asks_for_slots_in_order(num_slots: int) -> None:
     asked: list[int] = []
