@@ -22,8 +22,9 @@ BUILT = (
     "transport",
     "link",
     "compression",
+    "recovery",
 )
-TO_COME = ("recovery", "control", "scheduler")
+TO_COME = ("control", "scheduler")
 
 
 def main() -> int:

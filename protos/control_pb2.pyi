@@ -31,6 +31,7 @@ class Phase(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PHASE_COMPILE: _ClassVar[Phase]
     PHASE_COMPUTE: _ClassVar[Phase]
     PHASE_EXCHANGE: _ClassVar[Phase]
+    PHASE_HEAL: _ClassVar[Phase]
 PEAK_SOURCE_UNSPECIFIED: PeakSource
 PEAK_SOURCE_UNKNOWN: PeakSource
 PEAK_SOURCE_TABLE: PeakSource
@@ -47,9 +48,10 @@ PHASE_DATA: Phase
 PHASE_COMPILE: Phase
 PHASE_COMPUTE: Phase
 PHASE_EXCHANGE: Phase
+PHASE_HEAL: Phase
 
 class HostEvent(_message.Message):
-    __slots__ = ("hello", "inventory", "program_ready", "steps_applied", "job_faulted", "job_released", "heartbeat", "checkpoint_written", "checkpoint_published", "restore_failed", "evaluated", "link_conditions")
+    __slots__ = ("hello", "inventory", "program_ready", "steps_applied", "job_faulted", "job_released", "heartbeat", "checkpoint_written", "checkpoint_published", "restore_failed", "evaluated", "link_conditions", "job_held", "program_warmed")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     INVENTORY_FIELD_NUMBER: _ClassVar[int]
     PROGRAM_READY_FIELD_NUMBER: _ClassVar[int]
@@ -62,6 +64,8 @@ class HostEvent(_message.Message):
     RESTORE_FAILED_FIELD_NUMBER: _ClassVar[int]
     EVALUATED_FIELD_NUMBER: _ClassVar[int]
     LINK_CONDITIONS_FIELD_NUMBER: _ClassVar[int]
+    JOB_HELD_FIELD_NUMBER: _ClassVar[int]
+    PROGRAM_WARMED_FIELD_NUMBER: _ClassVar[int]
     hello: HostHello
     inventory: HostInventory
     program_ready: ProgramReady
@@ -74,10 +78,12 @@ class HostEvent(_message.Message):
     restore_failed: RestoreFailed
     evaluated: Evaluated
     link_conditions: LinkConditions
-    def __init__(self, hello: _Optional[_Union[HostHello, _Mapping]] = ..., inventory: _Optional[_Union[HostInventory, _Mapping]] = ..., program_ready: _Optional[_Union[ProgramReady, _Mapping]] = ..., steps_applied: _Optional[_Union[StepsApplied, _Mapping]] = ..., job_faulted: _Optional[_Union[JobFaulted, _Mapping]] = ..., job_released: _Optional[_Union[JobReleased, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., checkpoint_written: _Optional[_Union[CheckpointWritten, _Mapping]] = ..., checkpoint_published: _Optional[_Union[CheckpointPublished, _Mapping]] = ..., restore_failed: _Optional[_Union[RestoreFailed, _Mapping]] = ..., evaluated: _Optional[_Union[Evaluated, _Mapping]] = ..., link_conditions: _Optional[_Union[LinkConditions, _Mapping]] = ...) -> None: ...
+    job_held: JobHeld
+    program_warmed: ProgramWarmed
+    def __init__(self, hello: _Optional[_Union[HostHello, _Mapping]] = ..., inventory: _Optional[_Union[HostInventory, _Mapping]] = ..., program_ready: _Optional[_Union[ProgramReady, _Mapping]] = ..., steps_applied: _Optional[_Union[StepsApplied, _Mapping]] = ..., job_faulted: _Optional[_Union[JobFaulted, _Mapping]] = ..., job_released: _Optional[_Union[JobReleased, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., checkpoint_written: _Optional[_Union[CheckpointWritten, _Mapping]] = ..., checkpoint_published: _Optional[_Union[CheckpointPublished, _Mapping]] = ..., restore_failed: _Optional[_Union[RestoreFailed, _Mapping]] = ..., evaluated: _Optional[_Union[Evaluated, _Mapping]] = ..., link_conditions: _Optional[_Union[LinkConditions, _Mapping]] = ..., job_held: _Optional[_Union[JobHeld, _Mapping]] = ..., program_warmed: _Optional[_Union[ProgramWarmed, _Mapping]] = ...) -> None: ...
 
 class HostCommand(_message.Message):
-    __slots__ = ("assemble_pod", "prepare_job", "grant_window", "stop_job", "dismiss", "publish_checkpoint", "remove_checkpoint", "save_checkpoint", "set_link_conditions", "change_exchange")
+    __slots__ = ("assemble_pod", "prepare_job", "grant_window", "stop_job", "dismiss", "publish_checkpoint", "remove_checkpoint", "save_checkpoint", "set_link_conditions", "change_exchange", "hold_job", "warm_program")
     ASSEMBLE_POD_FIELD_NUMBER: _ClassVar[int]
     PREPARE_JOB_FIELD_NUMBER: _ClassVar[int]
     GRANT_WINDOW_FIELD_NUMBER: _ClassVar[int]
@@ -88,6 +94,8 @@ class HostCommand(_message.Message):
     SAVE_CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
     SET_LINK_CONDITIONS_FIELD_NUMBER: _ClassVar[int]
     CHANGE_EXCHANGE_FIELD_NUMBER: _ClassVar[int]
+    HOLD_JOB_FIELD_NUMBER: _ClassVar[int]
+    WARM_PROGRAM_FIELD_NUMBER: _ClassVar[int]
     assemble_pod: AssemblePod
     prepare_job: PrepareJob
     grant_window: GrantWindow
@@ -98,7 +106,9 @@ class HostCommand(_message.Message):
     save_checkpoint: SaveCheckpoint
     set_link_conditions: SetLinkConditions
     change_exchange: ChangeExchange
-    def __init__(self, assemble_pod: _Optional[_Union[AssemblePod, _Mapping]] = ..., prepare_job: _Optional[_Union[PrepareJob, _Mapping]] = ..., grant_window: _Optional[_Union[GrantWindow, _Mapping]] = ..., stop_job: _Optional[_Union[StopJob, _Mapping]] = ..., dismiss: _Optional[_Union[Dismiss, _Mapping]] = ..., publish_checkpoint: _Optional[_Union[PublishCheckpoint, _Mapping]] = ..., remove_checkpoint: _Optional[_Union[RemoveCheckpoint, _Mapping]] = ..., save_checkpoint: _Optional[_Union[SaveCheckpoint, _Mapping]] = ..., set_link_conditions: _Optional[_Union[SetLinkConditions, _Mapping]] = ..., change_exchange: _Optional[_Union[ChangeExchange, _Mapping]] = ...) -> None: ...
+    hold_job: HoldJob
+    warm_program: WarmProgram
+    def __init__(self, assemble_pod: _Optional[_Union[AssemblePod, _Mapping]] = ..., prepare_job: _Optional[_Union[PrepareJob, _Mapping]] = ..., grant_window: _Optional[_Union[GrantWindow, _Mapping]] = ..., stop_job: _Optional[_Union[StopJob, _Mapping]] = ..., dismiss: _Optional[_Union[Dismiss, _Mapping]] = ..., publish_checkpoint: _Optional[_Union[PublishCheckpoint, _Mapping]] = ..., remove_checkpoint: _Optional[_Union[RemoveCheckpoint, _Mapping]] = ..., save_checkpoint: _Optional[_Union[SaveCheckpoint, _Mapping]] = ..., set_link_conditions: _Optional[_Union[SetLinkConditions, _Mapping]] = ..., change_exchange: _Optional[_Union[ChangeExchange, _Mapping]] = ..., hold_job: _Optional[_Union[HoldJob, _Mapping]] = ..., warm_program: _Optional[_Union[WarmProgram, _Mapping]] = ...) -> None: ...
 
 class HostHello(_message.Message):
     __slots__ = ("protocol_version", "pod", "host_index", "num_hosts", "incarnation", "link_address", "coordinator_address", "pid", "join_token")
@@ -165,7 +175,7 @@ class AssemblePod(_message.Message):
     def __init__(self, coordinator_address: _Optional[str] = ..., lead_link_address: _Optional[str] = ..., heartbeat_interval_seconds: _Optional[float] = ...) -> None: ...
 
 class PrepareJob(_message.Message):
-    __slots__ = ("job", "generation", "bundle_digest", "members", "member_index", "phases", "seed", "data_json", "digest_every_steps", "target_steps", "checkpoint_every_steps", "checkpoint_directory", "restore", "skipped", "evaluate_every_steps", "data_start", "exchange")
+    __slots__ = ("job", "generation", "bundle_digest", "members", "member_index", "phases", "seed", "data_json", "digest_every_steps", "target_steps", "checkpoint_every_steps", "checkpoint_directory", "restore", "skipped", "evaluate_every_steps", "data_start", "exchange", "resume")
     JOB_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -183,6 +193,7 @@ class PrepareJob(_message.Message):
     EVALUATE_EVERY_STEPS_FIELD_NUMBER: _ClassVar[int]
     DATA_START_FIELD_NUMBER: _ClassVar[int]
     EXCHANGE_FIELD_NUMBER: _ClassVar[int]
+    RESUME_FIELD_NUMBER: _ClassVar[int]
     job: str
     generation: int
     bundle_digest: str
@@ -200,7 +211,22 @@ class PrepareJob(_message.Message):
     evaluate_every_steps: int
     data_start: DataStart
     exchange: Exchange
-    def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ..., bundle_digest: _Optional[str] = ..., members: _Optional[_Iterable[_Union[GangMember, _Mapping]]] = ..., member_index: _Optional[int] = ..., phases: _Optional[_Iterable[_Union[BatchPhase, _Mapping]]] = ..., seed: _Optional[int] = ..., data_json: _Optional[str] = ..., digest_every_steps: _Optional[int] = ..., target_steps: _Optional[int] = ..., checkpoint_every_steps: _Optional[int] = ..., checkpoint_directory: _Optional[str] = ..., restore: _Optional[_Union[CheckpointPlace, _Mapping]] = ..., skipped: _Optional[_Iterable[_Union[PositionRange, _Mapping]]] = ..., evaluate_every_steps: _Optional[int] = ..., data_start: _Optional[_Union[DataStart, _Mapping]] = ..., exchange: _Optional[_Union[Exchange, _Mapping]] = ...) -> None: ...
+    resume: Resume
+    def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ..., bundle_digest: _Optional[str] = ..., members: _Optional[_Iterable[_Union[GangMember, _Mapping]]] = ..., member_index: _Optional[int] = ..., phases: _Optional[_Iterable[_Union[BatchPhase, _Mapping]]] = ..., seed: _Optional[int] = ..., data_json: _Optional[str] = ..., digest_every_steps: _Optional[int] = ..., target_steps: _Optional[int] = ..., checkpoint_every_steps: _Optional[int] = ..., checkpoint_directory: _Optional[str] = ..., restore: _Optional[_Union[CheckpointPlace, _Mapping]] = ..., skipped: _Optional[_Iterable[_Union[PositionRange, _Mapping]]] = ..., evaluate_every_steps: _Optional[int] = ..., data_start: _Optional[_Union[DataStart, _Mapping]] = ..., exchange: _Optional[_Union[Exchange, _Mapping]] = ..., resume: _Optional[_Union[Resume, _Mapping]] = ...) -> None: ...
+
+class Resume(_message.Message):
+    __slots__ = ("step", "state_sha256", "lacking", "is_save_due", "is_evaluation_due")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    STATE_SHA256_FIELD_NUMBER: _ClassVar[int]
+    LACKING_FIELD_NUMBER: _ClassVar[int]
+    IS_SAVE_DUE_FIELD_NUMBER: _ClassVar[int]
+    IS_EVALUATION_DUE_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    state_sha256: bytes
+    lacking: _containers.RepeatedScalarFieldContainer[int]
+    is_save_due: bool
+    is_evaluation_due: bool
+    def __init__(self, step: _Optional[int] = ..., state_sha256: _Optional[bytes] = ..., lacking: _Optional[_Iterable[int]] = ..., is_save_due: _Optional[bool] = ..., is_evaluation_due: _Optional[bool] = ...) -> None: ...
 
 class Exchange(_message.Message):
     __slots__ = ("dtype", "stochastic_rounding", "error_feedback", "overlap", "reproducible")
@@ -315,6 +341,12 @@ class DataSource(_message.Message):
     epoch_sequences: int
     def __init__(self, name: _Optional[str] = ..., num_documents: _Optional[int] = ..., num_tokens: _Optional[int] = ..., num_sequences: _Optional[int] = ..., epoch_sequences: _Optional[int] = ...) -> None: ...
 
+class ProgramWarmed(_message.Message):
+    __slots__ = ("bundle_digest",)
+    BUNDLE_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    bundle_digest: str
+    def __init__(self, bundle_digest: _Optional[str] = ...) -> None: ...
+
 class GrantWindow(_message.Message):
     __slots__ = ("job", "generation", "last_step")
     JOB_FIELD_NUMBER: _ClassVar[int]
@@ -346,6 +378,22 @@ class StopJob(_message.Message):
     generation: int
     reason: str
     def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class HoldJob(_message.Message):
+    __slots__ = ("job", "generation", "reason")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    generation: int
+    reason: str
+    def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class WarmProgram(_message.Message):
+    __slots__ = ("bundle_digest",)
+    BUNDLE_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    bundle_digest: str
+    def __init__(self, bundle_digest: _Optional[str] = ...) -> None: ...
 
 class Dismiss(_message.Message):
     __slots__ = ("reason",)
@@ -424,6 +472,18 @@ class JobReleased(_message.Message):
     generation: int
     applied_step: int
     def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ..., applied_step: _Optional[int] = ...) -> None: ...
+
+class JobHeld(_message.Message):
+    __slots__ = ("job", "generation", "applied_step", "state_sha256")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    APPLIED_STEP_FIELD_NUMBER: _ClassVar[int]
+    STATE_SHA256_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    generation: int
+    applied_step: int
+    state_sha256: bytes
+    def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ..., applied_step: _Optional[int] = ..., state_sha256: _Optional[bytes] = ...) -> None: ...
 
 class CheckpointWritten(_message.Message):
     __slots__ = ("job", "generation", "step", "state_sha256", "num_bytes", "seconds", "stall_seconds", "error", "data_position")

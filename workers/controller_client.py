@@ -21,6 +21,7 @@ from workers.orders import (
     Evaluated,
     ExchangeRule,
     Faulted,
+    Held,
     Inventory,
     JobOrder,
     Member,
@@ -29,9 +30,11 @@ from workers.orders import (
     Released,
     Report,
     RestoreFailed,
+    Resume,
+    Warmed,
 )
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 
 _PEAK_SOURCES = {
     "unknown": pb.PEAK_SOURCE_UNKNOWN,
@@ -46,6 +49,7 @@ _PHASES = {
     Phase.COMPILE: pb.PHASE_COMPILE,
     Phase.COMPUTE: pb.PHASE_COMPUTE,
     Phase.EXCHANGE: pb.PHASE_EXCHANGE,
+    Phase.HEAL: pb.PHASE_HEAL,
 }
 
 
@@ -58,7 +62,14 @@ _DTYPES = {
 
 
 def assignment_of(
-    message: (pb.GrantWindow | pb.StopJob | pb.PrepareJob | pb.SaveCheckpoint | pb.ChangeExchange),
+    message: (
+        pb.GrantWindow
+        | pb.HoldJob
+        | pb.StopJob
+        | pb.PrepareJob
+        | pb.SaveCheckpoint
+        | pb.ChangeExchange
+    ),
 ) -> Assignment:
     return Assignment(message.job, message.generation)
 
@@ -85,6 +96,7 @@ def decode_order(message: pb.PrepareJob, host_index: int, checkpoints: pathlib.P
         exchange=exchange_rule(message.exchange),
         data_start=(message.data_start.after_step, message.data_start.position),
         restore=(_place(message.restore, checkpoints) if message.HasField("restore") else None),
+        resume=_resume(message.resume) if message.HasField("resume") else None,
     )
 
 
@@ -118,10 +130,22 @@ def _place(place: pb.CheckpointPlace, checkpoints: pathlib.Path) -> CheckpointPl
     )
 
 
+def _resume(resume: pb.Resume) -> Resume:
+    return Resume(
+        step=resume.step,
+        state_sha256=resume.state_sha256,
+        lacking=frozenset(resume.lacking),
+        is_save_due=resume.is_save_due,
+        is_evaluation_due=resume.is_evaluation_due,
+    )
+
+
 def encode_report(report: Report) -> pb.HostEvent:
     match report:
         case Inventory():
             return pb.HostEvent(inventory=_inventory(report))
+        case Warmed(bundle_digest):
+            return pb.HostEvent(program_warmed=pb.ProgramWarmed(bundle_digest=bundle_digest))
         case Ready(assignment):
             ready = pb.ProgramReady(
                 job=assignment.job,
@@ -155,6 +179,14 @@ def encode_report(report: Report) -> pb.HostEvent:
                 suspect_pod=report.suspect_pod,
             )
             return pb.HostEvent(job_faulted=fault)
+        case Held(assignment, applied_step, state_sha256):
+            held = pb.JobHeld(
+                job=assignment.job,
+                generation=assignment.generation,
+                applied_step=applied_step,
+                state_sha256=state_sha256,
+            )
+            return pb.HostEvent(job_held=held)
         case Released(assignment, applied_step):
             released = pb.JobReleased(
                 job=assignment.job, generation=assignment.generation, applied_step=applied_step

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import jax
 
-from workers.exchange.base import ExchangeAborted, GradientExchange, StepKey
+from workers.exchange.base import ExchangeError, GradientExchange, StepKey
 from workers.exchange.tree import Node, subtrees
 from workers.in_flight import Spent
 from workers.orders import ExchangeRule, JobOrder
@@ -46,7 +46,6 @@ class EveryStep:
         self._gang = gang_of(order, program, exchange, segments, self._subtrees_at)
         self._begin(order.exchange, lost)
         self._is_alone = self._gang.num_members == 1
-        self._is_multi_host = jax.process_count() > 1
         self._held_back: list[tuple[StepKey, Sums]] = []
         self._last_offered: list[jax.Array] = []
 
@@ -75,8 +74,13 @@ class EveryStep:
         self._last_offered = []
         while self._held_back:
             self._reduction.offer(*self._held_back.pop(0))
-        total = self._totals(step, spent)
-        return total if self._agree(step, total is not None) else None
+        try:
+            total = self._totals(step, spent)
+        except ExchangeError:
+            # No host of the pod may apply what one of them lacks.
+            self._agree(step, False)
+            raise
+        return total if self._agree(step, True) else None
 
     def updated(self, step: int, params: Group, spent: Spent) -> Group:
         self._reduction.applied()
@@ -109,16 +113,11 @@ class EveryStep:
         self._gang = dataclasses.replace(self._gang, subtrees=subtrees_at)
         self._reduction = reduction_for(self._gang, rule, self._order.seed, lost)
 
-    def _totals(self, step: int, spent: Spent) -> list[Gradients] | None:
-        """The total of every segment; None when aborted in a pod of several hosts."""
+    def _totals(self, step: int, spent: Spent) -> list[Gradients]:
+        """The total of every segment."""
         keys = [self._order.key(step, segment) for segment in range(len(self._gang.segments))]
         start = time.perf_counter()
-        try:
-            total = [self._reduction.total(key) for key in keys]
-        except ExchangeAborted:
-            if self._is_multi_host:
-                return None
-            raise
+        total = [self._reduction.total(key) for key in keys]
         if not self._is_alone:
             spent.exposed_seconds = time.perf_counter() - start
             spent.exchange_seconds = self._reduction.clock.take(keys[0].step)

@@ -39,6 +39,7 @@ from workers.orders import (
     Phase,
     Released,
     Report,
+    Warmed,
 )
 
 logger = logging.getLogger(__name__)
@@ -109,7 +110,7 @@ class Host:
         self._heartbeat_seconds = 1.0
         self._fetches: dict[Assignment, asyncio.Task[None]] = {}
         self._assembly: asyncio.Task[None] | None = None
-        self._storage_work: set[asyncio.Task[None]] = set()
+        self._errands: set[asyncio.Task[None]] = set()
         # One after the other, in the order they were asked for: publishing deletes what is before.
         self._storage = asyncio.Lock()
 
@@ -195,9 +196,9 @@ class Host:
                 order = codec.decode_order(
                     command.prepare_job, self._identity.index, self._checkpoints
                 )
-                fetch = asyncio.create_task(self._fetch_and_prepare(order, channel))
-                self._fetches[order.assignment] = fetch
-                fetch.add_done_callback(lambda _: self._fetches.pop(order.assignment, None))
+                self._prepare(order, channel)
+            case "warm_program":
+                self._spawn(self._warm(command.warm_program.bundle_digest, channel))
             case "grant_window":
                 grant = command.grant_window
                 self._executor.grant(codec.assignment_of(grant), grant.last_step)
@@ -212,8 +213,12 @@ class Host:
                 self._spawn(self._publish(command.publish_checkpoint))
             case "remove_checkpoint":
                 self._spawn(self._remove(command.remove_checkpoint))
+            case "hold_job":
+                hold = command.hold_job
+                self._leave(codec.assignment_of(hold), hold.reason, self._executor.hold)
             case "stop_job":
-                self._stop(codec.assignment_of(command.stop_job), command.stop_job.reason)
+                stop = command.stop_job
+                self._leave(codec.assignment_of(stop), stop.reason, self._executor.stop)
             case "set_link_conditions":
                 self._set_conditions(command.set_link_conditions)
 
@@ -225,8 +230,17 @@ class Host:
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
-        self._storage_work.add(task)
-        task.add_done_callback(self._storage_work.discard)
+        self._errands.add(task)
+        task.add_done_callback(self._errands.discard)
+
+    async def _warm(self, bundle_digest: str, channel: grpc.aio.Channel) -> None:
+        if self._executor.has_program(bundle_digest):
+            self.report(Warmed(bundle_digest))
+            return
+        try:
+            self._executor.warm(bundle_digest, await self._fetch(bundle_digest, channel))
+        except grpc.aio.AioRpcError as error:
+            logger.warning("%s is not compiled ahead: %s", bundle_digest, error.details())
 
     async def _publish(self, order: pb.PublishCheckpoint) -> None:
         error = ""
@@ -258,13 +272,16 @@ class Host:
         except OSError:
             logger.exception("%s cannot be deleted and takes up room", folder)
 
-    def _stop(self, assignment: Assignment, reason: str) -> None:
-        """A job whose bundle is still being fetched has not reached the executor."""
+    def _leave(
+        self, assignment: Assignment, reason: str, leave: Callable[[Assignment, str], None]
+    ) -> None:
+        """A job whose bundle is still being fetched has not reached the executor, and no state of
+        it is here: where there is, so is the program."""
         fetch = self._fetches.get(assignment)
         if fetch is not None and fetch.cancel():
             self.report(Released(assignment, 0))
         else:
-            self._executor.stop(assignment, reason)
+            leave(assignment, reason)
 
     async def _assemble_and_report(self, order: pb.AssemblePod) -> None:
         try:
@@ -273,6 +290,14 @@ class Host:
             logger.exception("the accelerators cannot be initialised")
             os._exit(1)
         self.report(inventory)
+
+    def _prepare(self, order: JobOrder, channel: grpc.aio.Channel) -> None:
+        if self._executor.has_program(order.bundle_digest):
+            self._executor.prepare(order, b"")
+            return
+        fetch = asyncio.create_task(self._fetch_and_prepare(order, channel))
+        self._fetches[order.assignment] = fetch
+        fetch.add_done_callback(lambda _: self._fetches.pop(order.assignment, None))
 
     async def _fetch_and_prepare(self, order: JobOrder, channel: grpc.aio.Channel) -> None:
         try:

@@ -21,6 +21,7 @@ class Phase(enum.Enum):
     COMPILE = "compile"
     COMPUTE = "compute"
     EXCHANGE = "exchange"
+    HEAL = "heal"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -62,6 +63,22 @@ class CheckpointPlace:
     generation: int
     state_sha256: str = ""
     """The state that must be found there, hex; empty is not known."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Resume:
+    """State that members of the gang hold, and that the others get from them."""
+
+    step: int
+    """After which it was taken."""
+    state_sha256: bytes
+    """Of what all pods hold alike of it; empty when the program has no digest."""
+    lacking: frozenset[int]
+    """Members that do not hold it."""
+    is_save_due: bool = False
+    """Whether a share of a checkpoint of it is still to be written."""
+    is_evaluation_due: bool = False
+    """Whether it is still to be evaluated."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -107,11 +124,14 @@ class JobOrder:
     exchange: ExchangeRule = ExchangeRule()
     data_start: tuple[int, int] = (0, 0)
     """(step, position): the job's first step is the one after `step`, and begins there."""
+    resume: Resume | None = None
+    """What to go on with instead of `restore` or the seed."""
 
     @property
     def first_step(self) -> int:
         """The step to begin with."""
-        return self.restore.step + 1 if self.restore else 1
+        start = self.resume or self.restore
+        return start.step + 1 if start else 1
 
     @property
     def epochs(self) -> int:
@@ -148,6 +168,13 @@ class Inventory:
     """All devices of the host together, by compute dtype; empty when unknown."""
     peak_source: str
     versions: Mapping[str, str]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Warmed:
+    """A program is compiled and kept ahead of need."""
+
+    bundle_digest: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -207,7 +234,19 @@ class Faulted:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Held:
+    """The job stands still here, and its state is kept."""
+
+    assignment: Assignment
+    applied_step: int
+    state_sha256: bytes
+    """Of what all pods hold alike; empty when the program has no digest."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Released:
+    """The job was let go, and nothing of it is kept."""
+
     assignment: Assignment
     applied_step: int
 
@@ -253,9 +292,11 @@ class RestoreFailed:
 
 Report = (
     Inventory
+    | Warmed
     | Ready
     | Applied
     | Faulted
+    | Held
     | Released
     | CheckpointWritten
     | CheckpointPublished

@@ -8,7 +8,7 @@ import dataclasses
 import math
 import pathlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from workers.evaluation import Evaluator
 from workers.exchange.agreement import PodAgreement
 from workers.exchange.base import GradientExchange, Membership
 from workers.exchange.tree import subtrees
+from workers.healing import check, heal
 from workers.member_state import Restored
 from workers.orders import CheckpointPlace, CheckpointWritten, JobOrder, Phase, Ready, Report
 from workers.program import Loader, Program, load, read_bundle
@@ -39,19 +40,20 @@ def prepare(
     load: Loader = load,
 ) -> Ready:
     """Give `run` its training, its saver and its fields; `run.phase` follows what is being done.
+    The program of `run` is used again if it is that of the order.
     Checkpoints are reported to `report` later on. Tokens of the data are kept in `token_folder`, or
     for the job alone when there is none.
 
-    Raises BundleError, DataError, CheckpointError, ValueError when the generation was joined
-    before, and whatever the compiler and the devices raise.
+    Raises BundleError, DataError, CheckpointError, HealError, ExchangeError, ValueError when the
+    generation was joined before, and whatever the compiler and the devices raise.
     """
     start = time.perf_counter()
     order = run.order
     run.phase = Phase.FETCH
-    manifest, parts = read_bundle(run.bundle, order.bundle_digest)
-    exchange.join(_membership(order, manifest))
     digest = order.bundle_digest
     earlier = run.program if run.program and run.program.bundle_digest == digest else None
+    manifest, parts = (earlier.manifest, {}) if earlier else read_bundle(run.bundle, digest)
+    exchange.join(_membership(order, manifest))
     with concurrent.futures.ThreadPoolExecutor(1, "open-data") as opener:
         batch = manifest["groups"].get("batch")
         opened = None
@@ -72,7 +74,10 @@ def prepare(
     if data_steps:
         run.target_steps = min(run.target_steps, data_steps)
     written, restored = None, None
-    if order.restore:
+    if order.resume:
+        run.phase = Phase.HEAL
+        restored = heal(order, order.resume, program, exchange, agreement, run.kept)
+    elif order.restore:
         written, restored = _restored(order, order.restore, program)
     batches = _prefetcher(run, program, dataset, plan) if dataset is not None else None
     run.seen_through = batches.seen_through if batches is not None else None
@@ -90,7 +95,10 @@ def prepare(
         if batches is not None:
             batches.close()
         raise
-    if order.restore and written:
+    run.kept = None
+    if order.resume and order.member_index in order.resume.lacking:
+        check(order.resume, run.training.state_sha256())
+    elif order.restore and written:
         _check_bits(written, order.restore, run.training)
     if order.checkpoint_every:
         run.saver = Saver(order, program, _with_position(plan, report), run.training.member_state())
@@ -113,7 +121,7 @@ def _membership(order: JobOrder, manifest: Mapping[str, Any]) -> Membership:
         order.member_index,
         {i: m.link_address for i, m in peers.items()},
         {i: m.pod for i, m in peers.items()},
-        _largest_contribution(order, manifest),
+        max(_largest_contribution(order, manifest), _healed_bytes(order, manifest)),
     )
 
 
@@ -132,12 +140,23 @@ def _largest_contribution(order: JobOrder, manifest: Mapping[str, Any]) -> int:
         names = [name for segment in manifest["segments"] for name in segment["groups"]]
         held = [subtrees(phase.num_slots, phase.slots) for phase in order.phases]
         num_sums = max(len(nodes) for members in held for nodes in members)
-    once = sum(
+    return _num_bytes(manifest, names) * (num_sums + (len(order.members) > 2))
+
+
+def _healed_bytes(order: JobOrder, manifest: Mapping[str, Any]) -> int:
+    """Of the state that members may be sent before the first step."""
+    if order.resume is None or not order.resume.lacking:
+        return 0
+    return _num_bytes(manifest, ["outer"] if manifest.get("outer") else ["params", "optimizer"])
+
+
+def _num_bytes(manifest: Mapping[str, Any], names: Iterable[str]) -> int:
+    """Of all arrays of these groups."""
+    return sum(
         math.prod(entry["shape"]) * np.dtype(entry["dtype"]).itemsize
         for name in names
         for entry in manifest["groups"][name]
     )
-    return once * (num_sums + (len(order.members) > 2))
 
 
 def _restored(

@@ -14,7 +14,8 @@ from workers.data.errors import DataError
 from workers.evaluation import Evaluator
 from workers.exchange.base import ExchangeError, PeerUnreachable
 from workers.in_flight import StepInFlight
-from workers.orders import Applied, ExchangeRule, Faulted, JobOrder, Phase
+from workers.member_state import Restored
+from workers.orders import Applied, Assignment, ExchangeRule, Faulted, JobOrder, Phase
 from workers.program import Program
 from workers.training import Training
 
@@ -32,11 +33,28 @@ class Control:
 
     granted: int = 0
     """Last step that may run."""
-    stop_reason: str | None = None
+    leave_reason: str | None = None
+    """Why the job is to be left at the next step boundary; None while it goes on."""
+    keeps_state: bool = False
+    """Whether it then stands still with its state, instead of being let go."""
+    stands_still: bool = False
+    """Whether it does."""
     save_steps: set[int] = dataclasses.field(default_factory=set)
     """Steps after which somebody wants the state saved."""
     changes: dict[int, ExchangeRule] = dataclasses.field(default_factory=dict)
     """How to exchange from these steps on; said before they are granted."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Kept:
+    """A job that stands still at this host."""
+
+    assignment: Assignment
+    step: int
+    """Last step applied."""
+    state: Restored
+    state_sha256: bytes
+    """Of what all pods hold alike; empty when the program has no digest."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -50,6 +68,8 @@ class Run:
     training: Training | None = None
     program: Program | None = None
     """Compiled; before preparation that of the job before."""
+    kept: Kept | None = None
+    """What this generation goes on with, where this host holds it."""
     saver: Saver | None = None
     """Absent in jobs that write no checkpoints."""
     evaluator: Evaluator | None = None
@@ -88,13 +108,21 @@ class Run:
         """Whether the state after the last applied step is to be written."""
         if self.saver is None:
             return False
+        resume = self.order.resume
+        if resume is not None and self.applied == resume.step:
+            return resume.is_save_due
         return self._is_multiple(self.order.checkpoint_every) or (
             self.applied in self.control.save_steps
         )
 
     def is_evaluation_due(self) -> bool:
         """Whether the state after the last applied step is to be evaluated."""
-        return self.evaluator is not None and self._is_multiple(self.order.evaluate_every)
+        if self.evaluator is None:
+            return False
+        resume = self.order.resume
+        if resume is not None and self.applied == resume.step:
+            return resume.is_evaluation_due
+        return self._is_multiple(self.order.evaluate_every)
 
     def _is_multiple(self, every: int) -> bool:
         return self.applied % every == 0 or self.applied == self.target_steps

@@ -34,7 +34,7 @@ class Synchronisation(Protocol):
     def gradients(self, step: int, spent: Spent) -> list[Gradients] | None:
         """What to update with, segment by segment; None when the pod agreed not to.
 
-        Raises ExchangeError in a pod of one host, and whatever the devices raise.
+        Raises ExchangeError, once the pod has agreed not to, and whatever the devices raise.
         """
         ...
 

@@ -85,6 +85,8 @@ class Training:
         self.target_steps = order.target_steps if target_steps is None else target_steps
         self.is_leaving = False
         """The hosts of the pod have agreed to leave the job after the last step."""
+        self._is_whole = True
+        """Whether the state is that of a step, and not what a step left that broke off."""
         if restored is None:
             sharding = program.groups["seed"][0].sharding
             seed = jax.device_put(np.uint32(order.seed), sharding)
@@ -131,6 +133,16 @@ class Training:
         lanes = self.digest()
         return b"" if lanes is None else sha256_of(lanes)
 
+    def kept(self) -> Restored | None:
+        """The state after the last applied step, for another training to go on with in place of
+        this one; None when a step broke off after it had begun to replace the state. Waits for the
+        devices and raises what they raise."""
+        if not self._is_whole:
+            return None
+        state = Restored(self.named_state(), self.member_state())
+        jax.block_until_ready((state.shared, state.own))
+        return state
+
     def begin(self) -> None:
         """The first step's clock starts now."""
         self._last_end = time.perf_counter()
@@ -167,7 +179,7 @@ class Training:
         """Apply one step. None when the pod agreed not to; where pods exchange after every step the
         state is then untouched, else it is of no step and must not be used.
 
-        Raises ExchangeError in a pod of one host, and whatever the devices raise.
+        Raises ExchangeError, after which the same holds, and whatever the devices raise.
         """
         spent = Spent(pause_seconds=self._paused_seconds)
         self._paused_seconds = 0.0
@@ -178,6 +190,7 @@ class Training:
         if total is None:
             return None
         groups = [group for gradients in total for group in gradients]
+        self._is_whole = False
         params, self._optimizer, record = self._run(
             "apply_update", self._params, self._optimizer, *groups
         )
@@ -185,6 +198,7 @@ class Training:
         if params is None:
             return None
         self._params = params
+        self._is_whole = True
         return self._applied(step, record[0], spent)
 
     def _synchronised_by(

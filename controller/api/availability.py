@@ -24,8 +24,6 @@ class Limit(typing.NamedTuple):
 
 LIMITS = (
     Limit(("model", "bundle")),
-    Limit(("placement", "on_pod_loss"), ("fail",)),
-    Limit(("placement", "wait_timeout")),
     Limit(("placement", "selector")),
     Limit(("queue",), ("default",)),
     Limit(("priority",), (0,)),

@@ -10,7 +10,7 @@ import dataclasses
 import json
 from typing import Any
 
-from controller.api.spec import Spec
+from controller.api.spec import Placement, PodRange, Spec
 from controller.api.validation import pod_range
 from controller.core.batch import BatchPhase
 from controller.core.checkpoint import Origin
@@ -23,6 +23,11 @@ from model.config import AdafactorConfig, ModelConfig, optimizer_from_spec
 from model.outer_config import OUTER_MODES, OuterConfig
 from model.planner import LINK_ITEM_BYTES
 from model.segments import segment_count
+
+DEFAULT_WAIT_TIMEOUT = "10m"
+"""A machine that boots or pulls an image is back within minutes; waiting pods are idle."""
+
+_UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def job_spec(spec: Spec, text: str, origin: Origin | None = None) -> JobSpec:
@@ -66,12 +71,26 @@ def job_spec(spec: Spec, text: str, origin: Origin | None = None) -> JobSpec:
         exchange=exchange_rule(spec),
         choice=_choice(spec, normalised["exchange"]) if spec.exchange.mode == "auto" else None,
         spikes=SpikePolicy(**train["spikes"]) if spec.train.spikes else None,
+        on_pod_loss=spec.placement.on_pod_loss,
+        least_pods=_least_pods(spec.placement),
+        wait_timeout=seconds_of(spec.placement.wait_timeout or DEFAULT_WAIT_TIMEOUT),
         origin=origin,
         document=json.dumps({"text": text, "normalised": normalised}),
         queue=spec.queue,
         priority=spec.priority,
         labels=dict(spec.labels),
     )
+
+
+def seconds_of(duration: str) -> float:
+    """Of a number with its unit, such as 90s or 10m."""
+    number = duration.rstrip("".join(_UNIT_SECONDS))
+    return int(number) * _UNIT_SECONDS[duration.removeprefix(number)]
+
+
+def _least_pods(placement: Placement) -> int:
+    """A number is what a job starts with; it may go on with any. A range holds all the time."""
+    return placement.pods.min if isinstance(placement.pods, PodRange) else 1
 
 
 def exchange_rule(spec: Spec, dtype: str | None = None) -> ExchangeRule:
@@ -111,6 +130,9 @@ def normalise(spec: Spec) -> dict[str, Any]:
     document = spec.model_dump(mode="json", exclude_none=True)
     model = ModelConfig.from_spec(spec.model)
     document["model"] = dataclasses.asdict(model)
+    placement = document["placement"]
+    if placement["on_pod_loss"] != "fail":
+        placement.setdefault("wait_timeout", DEFAULT_WAIT_TIMEOUT)
     exchange = document["exchange"]
     exchange.setdefault("segments", segment_count(model))
     if spec.exchange.mode == "auto":

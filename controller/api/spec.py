@@ -214,9 +214,13 @@ class Placement(Section):
     mesh: Mesh = Mesh()
     """Of each pod; data times model devices."""
     on_pod_loss: Literal["wait", "shrink", "fail"] = "fail"
-    """Whether the others wait for another pod, go on without, or the job ends."""
+    """What happens when a pod is lost. wait: the others stand still with their state until another
+    pod is there, and give it what they have. shrink: they go on at once without it, and take in
+    another pod when there is one. fail: the job ends. Where pods train on their own in between
+    (diloco), wait and shrink go back to the newest checkpoint."""
     wait_timeout: Duration | None = None
-    """How long they wait."""
+    """How long they stand still, 10m by default; then the job goes on with those that are left, if
+    they are as many as it may start with, or ends. Not with fail."""
     selector: dict[str, str] | None = None
     """Labels that pods must have."""
 

@@ -16,6 +16,7 @@ from controller.api.availability import unavailable
 from controller.api.data_paths import path_problems
 from controller.api.documents import NotReadable, Parsed
 from controller.api.exchange_rules import exchange_problems
+from controller.api.placement_rules import placement_problems
 from controller.api.problems import ApiProblem, SpecProblem
 from controller.api.shape import read_shape
 from controller.api.spec import Placement, PodRange, Spec
@@ -117,6 +118,7 @@ def _relations(document: dict[str, Any]) -> list[SpecProblem]:
         *checkpoint_problems(document),
         *_vocabulary_problems(document),
         *exchange_problems(document),
+        *placement_problems(document),
     ]
 
 

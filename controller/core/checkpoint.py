@@ -101,11 +101,13 @@ class Checkpoints:
     def newest(self) -> Saved | None:
         return self.saved[-1] if self.saved else None
 
-    def begun_anew(self) -> Checkpoints:
-        """For a new generation: what the last one had not finished never will be."""
-        saved = {saved.step for saved in self.saved}
-        marks = {step: mark for step, mark in self.marks.items() if step in saved}
-        return Checkpoints(self.saved, marks=marks)
+    def begun_anew(self, after: int | None = None) -> Checkpoints:
+        """For a new generation: what the last one had not finished never will be. One that goes on
+        with the state after a step may still write that, and what is wanted of later ones."""
+        kept = {saved.step for saved in self.saved} | {after}
+        marks = {step: mark for step, mark in self.marks.items() if step in kept}
+        later = {step for step in self.requested if after is not None and step >= after}
+        return Checkpoints(self.saved, requested=frozenset(later), marks=marks)
 
     def marked(self, step: int, mark: Mark) -> Checkpoints:
         return dataclasses.replace(self, marks={**self.marks, step: mark})

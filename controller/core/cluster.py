@@ -83,6 +83,16 @@ class Traffic:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a host stands still with the state of a job."""
+
+    step: int
+    """Last step applied."""
+    state_sha256: str
+    """Of what all pods hold alike after it, hex; empty when the program has no digest."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Host:
     """One attached host."""
 
@@ -94,8 +104,14 @@ class Host:
     inventory: Inventory | None = None
     holds: Assignment | None = None
     """The job generation it was told to prepare and has not released."""
+    standing: Standing | None = None
+    """Where it stands still with the job that it holds; None while it runs or prepares."""
     dataset_digest: str | None = None
     """Of the tokens it will train on, once it has compiled and initialised what it holds."""
+    warming: str | None = None
+    """The bundle whose program it was last told to compile ahead of need."""
+    warm: str | None = None
+    """The one whose program it has compiled so."""
     traffic: Mapping[str, Traffic] = dataclasses.field(default_factory=dict)
     link: LinkConditions | None = None
     """Of its emulated link, those in force; None when its link is not emulated."""
@@ -149,6 +165,16 @@ class Pod:
             for peer, traffic in host.traffic.items():
                 total[peer] = total[peer].beside(traffic) if peer in total else traffic
         return total
+
+    def is_warm(self, bundle_digest: str) -> bool:
+        """Whether all of its hosts have compiled this program."""
+        return all(host.warm == bundle_digest for host in self.hosts.values())
+
+    @property
+    def standing(self) -> Standing | None:
+        """Where the whole pod stands still with its job; None when its hosts do not agree."""
+        told = {host.standing for host in self.hosts.values()}
+        return told.pop() if len(told) == 1 and len(self.hosts) == self.num_hosts else None
 
     def peak_flops_per_second(self, dtype: str) -> float | None:
         """Peak of the whole pod, None when any host's is unknown."""

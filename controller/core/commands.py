@@ -83,6 +83,30 @@ class CheckpointPlace:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Resume:
+    """State that members of the gang hold, and that the others get from them."""
+
+    step: int
+    """After which it was taken."""
+    state_sha256: str
+    """Of what all pods hold alike of it, hex; empty when the program has no digest."""
+    lacking: tuple[int, ...]
+    """Members that do not hold it."""
+    is_save_due: bool
+    """Whether a share of a checkpoint of it is still to be written."""
+    is_evaluation_due: bool
+    """Whether it is still to be evaluated."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class WarmHost:
+    """Compile a program that may be needed soon."""
+
+    host: HostRef
+    bundle_digest: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class PrepareHost:
     host: HostRef
     assignment: Assignment
@@ -106,6 +130,8 @@ class PrepareHost:
     exchange: ExchangeRule
     restore: CheckpointPlace | None
     """Start from this one instead of from the seed."""
+    resume: Resume | None
+    """Go on with this instead of either."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -157,8 +183,17 @@ class ChangeExchange:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class HoldHost:
+    """Stop at the next step boundary and keep the state."""
+
+    host: HostRef
+    assignment: Assignment
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class StopHost:
-    """Leave the job at the next step boundary."""
+    """Leave the job at the next step boundary and drop its state."""
 
     host: HostRef
     assignment: Assignment
@@ -195,12 +230,14 @@ Command = (
     LowerProgram
     | AbandonLowering
     | AssembleHost
+    | WarmHost
     | PrepareHost
     | GrantWindow
     | ChangeExchange
     | SaveCheckpoint
     | PublishCheckpoint
     | RemoveCheckpoint
+    | HoldHost
     | StopHost
     | SetLinkConditions
     | DismissHost

@@ -113,6 +113,14 @@ class LinkConditionsReported:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class HostWarmed:
+    """A host has compiled a program that it may need soon."""
+
+    host: HostRef
+    bundle_digest: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class HostDetached:
     """The stream of a host ended, or its process did."""
 
@@ -150,6 +158,17 @@ class JobFaulted:
     step: int
     message: str
     suspect_pod: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class JobHeld:
+    """A host stands still at a step boundary and keeps the state."""
+
+    host: HostRef
+    assignment: Assignment
+    applied_step: int
+    state_sha256: str
+    """Of what all pods hold alike after it, hex; empty when the program has no digest."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -227,10 +246,12 @@ Event = (
     | HostInventoried
     | HostHeard
     | LinkConditionsReported
+    | HostWarmed
     | HostDetached
     | ProgramReady
     | StepsApplied
     | JobFaulted
+    | JobHeld
     | JobReleased
     | CheckpointWritten
     | CheckpointPublished

@@ -49,12 +49,21 @@ def _fits(pod: Pod, spec: JobSpec) -> bool:
     return pod.num_devices == spec.devices_per_pod
 
 
+def are_alike(pod: Pod, other: Pod) -> bool:
+    """Whether two pods whose hosts are all there could be of one gang."""
+    return pod.num_devices == other.num_devices and _kind(pod) == _kind(other)
+
+
+def _kind(pod: Pod) -> tuple[int, str, str]:
+    inventory = pod.inventories[0]
+    return pod.num_hosts, inventory.platform, inventory.device_kind
+
+
 def _largest_alike(pods: Sequence[Pod]) -> list[Pod]:
     """Host i talks to host i and one program serves all, so a gang's pods are built alike."""
     groups: dict[tuple[int, str, str], list[Pod]] = {}
     for pod in pods:
-        kind = pod.inventories[0]
-        groups.setdefault((pod.num_hosts, kind.platform, kind.device_kind), []).append(pod)
+        groups.setdefault(_kind(pod), []).append(pod)
     return max(groups.values(), key=len, default=[])
 
 

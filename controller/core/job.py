@@ -17,7 +17,7 @@ from controller.core.checkpoint import Checkpoints, Origin
 from controller.core.choosing import Choice, ChoicePolicy
 from controller.core.evaluation import Evaluations
 from controller.core.exchange import ExchangeRule
-from controller.core.program import Program
+from controller.core.program import Program, slot_ranges
 from controller.core.sources import DataSource
 from controller.core.spikes import Spike, SpikePolicy
 from controller.core.step import Progress
@@ -35,7 +35,7 @@ class JobState(enum.StrEnum):
     RUNNING = "RUNNING"
     """Steps are granted and applied."""
     RECOVERING = "RECOVERING"
-    """A member was lost; the gang is being made whole."""
+    """A member was lost, or one more is there; the gang is being made whole."""
     SUSPENDED = "SUSPENDED"
     """Put aside by a person or by preemption."""
     CANCELLING = "CANCELLING"
@@ -56,6 +56,7 @@ class Move(enum.StrEnum):
     CANCEL = "cancel"
     RELEASED = "released"
     REWIND = "rewind"
+    GATHER = "gather"
     REQUEUE = "requeue"
     RETRY = "retry"
 
@@ -78,7 +79,12 @@ TRANSITIONS: Mapping[tuple[JobState, Move], JobState] = {
     (JobState.RUNNING, Move.FAIL): JobState.FAILED,
     (JobState.RUNNING, Move.CANCEL): JobState.CANCELLING,
     (JobState.RUNNING, Move.REWIND): JobState.STARTING,
+    (JobState.RUNNING, Move.GATHER): JobState.RECOVERING,
     (JobState.RUNNING, Move.REQUEUE): JobState.PENDING,
+    (JobState.RECOVERING, Move.READY): JobState.RUNNING,
+    (JobState.RECOVERING, Move.FAIL): JobState.FAILED,
+    (JobState.RECOVERING, Move.CANCEL): JobState.CANCELLING,
+    (JobState.RECOVERING, Move.REQUEUE): JobState.PENDING,
     (JobState.CANCELLING, Move.RELEASED): JobState.CANCELLED,
     (JobState.CANCELLING, Move.REQUEUE): JobState.CANCELLED,
     (JobState.FAILED, Move.RETRY): JobState.PENDING,
@@ -134,6 +140,12 @@ class JobSpec:
     choice: ChoicePolicy | None = dataclasses.field(default=None, kw_only=True)
     """What takes the place of `exchange` while the job runs; None is nothing."""
     spikes: SpikePolicy | None = dataclasses.field(default=None, kw_only=True)
+    on_pod_loss: str = dataclasses.field(default="fail", kw_only=True)
+    """wait, shrink or fail."""
+    least_pods: int = dataclasses.field(default=1, kw_only=True)
+    """It may go on with so many once it runs; it starts with min_pods."""
+    wait_timeout: float = dataclasses.field(default=600.0, kw_only=True)
+    """Seconds to wait for a pod in place of a lost one."""
     origin: Origin | None = dataclasses.field(default=None, kw_only=True)
     """The checkpoint of another job that this one starts from."""
     document: str
@@ -172,6 +184,40 @@ class Suspicion:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Begun:
+    """A generation that goes on with state which some of its members hold."""
+
+    state_sha256: str
+    """Of what all pods hold alike, hex; empty when the program has no digest."""
+    lacking: tuple[int, ...]
+    """Members that get it from the others."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Healing:
+    """A gang that stands still to go on with other members."""
+
+    since: float
+    """When the first of them was lost."""
+    gathering_since: float
+    """When the others were last told to stand still."""
+    cause: Reason
+    is_growing: bool = False
+    """Nobody was lost: there is one more."""
+    begun: Begun | None = None
+    """The generation that goes on, while its hosts prepare for it."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Setbacks:
+    """How often the job lost pods."""
+
+    total: int = 0
+    in_a_row: int = 0
+    """Since it last applied a step."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Job:
     """One training job. Times are Unix seconds; unknown ones are None."""
 
@@ -205,6 +251,8 @@ class Job:
     """Peak of all devices of the gang for the compute dtype; None when any is unknown."""
     peak_source: str | None = None
     suspicion: Suspicion | None = None
+    healing: Healing | None = None
+    setbacks: Setbacks = Setbacks()
     admitted_at: float | None = None
     started_at: float | None = None
     rewound_at: float | None = None
@@ -226,6 +274,11 @@ class Job:
         if self.spec.choice is None:
             return self.spec.exchange
         return self.spec.choice.candidates[self.choosing.index if self.choosing else 0].rule
+
+    def slots(self, step: int) -> dict[str, int]:
+        """How many every pod of the gang has of a step."""
+        ranges = slot_ranges(batch.num_slots(self.spec.phases, step), len(self.gang))
+        return {pod: end - first for pod, (first, end) in zip(self.gang, ranges, strict=True)}
 
     def moved(self, move: Move, reason: Reason) -> Job:
         """The job after `move`; InvalidTransition when the table has no such row."""

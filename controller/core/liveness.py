@@ -7,6 +7,7 @@ import dataclasses
 import typing
 
 from controller.core.cluster import Host, Pod, PodState
+from controller.core.step import Progress
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -61,6 +62,12 @@ def is_stuck(pod: Pod, now: float, policy: LivenessPolicy) -> Verdict:
         waited > policy.release_grace,
         f"{pod.name} did not let go of its job within {policy.release_grace:.0f} s",
     )
+
+
+def gathering_grace(progress: Progress | None, policy: LivenessPolicy) -> float:
+    """How long a pod may take to stand still: a step that is under way is finished first."""
+    recent = progress.recent if progress else ()
+    return policy.release_grace + 3 * max((record.seconds for record in recent), default=0.0)
 
 
 def is_not_coming(pod: Pod, now: float, policy: LivenessPolicy) -> Verdict:

@@ -1,10 +1,10 @@
 """The controller's brain: (state, event, now) -> what the state becomes and what is to be done.
 
 Pure: no clock, no I/O, no randomness. `handle` looks up the one handler of an event. Handlers of
-hosts and pods are in `membership`, of getting ready in `preparing`, of steps in `training`, of
-checkpoints in `saving` and `rewinding`, of the emulated link in `linking`, and those of people's
-wishes about jobs here. After any event that
-may free or add pods, the waiting jobs are looked at again.
+hosts and pods are in `membership`, of lost pods in `healing`, of getting ready in `preparing`, of
+steps in `training`, of checkpoints in `saving` and `rewinding`, of the emulated link in `linking`,
+and those of people's wishes about jobs here. After any event that may free or add pods, gangs that
+stand still and then waiting jobs are looked at again.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from controller.core import (
     errors,
     events,
     gang,
+    healing,
+    letting_go,
     linking,
     membership,
     preparing,
@@ -39,6 +41,8 @@ def handle(state: State, event: events.Event, now: float, policy: LivenessPolicy
     turn = Turn(state, now)
     _HANDLERS[type(event)](turn, event, policy)
     if turn.availability_changed:
+        # Who stands still with its state comes before who has not begun.
+        healing.seek(turn)
         _admit_waiting(turn)
     return turn.outcome()
 
@@ -83,14 +87,14 @@ def _cancel_requested(turn: Turn, event: events.CancelRequested, _policy: Livene
     if job.state is JobState.CANCELLING:
         return
     reason = Reason("Cancelled", f"cancelled by {event.actor}")
-    job = dataclasses.replace(job.moved(Move.CANCEL, reason), suspicion=None)
+    job = dataclasses.replace(job.moved(Move.CANCEL, reason), suspicion=None, healing=None)
     if job.state is JobState.CANCELLED:
         job = dataclasses.replace(job, finished_at=turn.now)
         turn.put_job(job, Entry("job.cancelled", reason.message, job.id))
         turn.availability_changed = True
         return
     turn.put_job(job, Entry("job.cancelling", reason.message, job.id))
-    membership.let_go(turn, job, reason.message)
+    letting_go.let_go(turn, job, reason.message)
 
 
 def _retry_requested(turn: Turn, event: events.RetryRequested, _policy: LivenessPolicy) -> None:
@@ -118,7 +122,7 @@ def _delete_requested(turn: Turn, event: events.DeleteRequested, _policy: Livene
 def _lowering_failed(turn: Turn, event: events.LoweringFailed, _policy: LivenessPolicy) -> None:
     job = turn.current_job(event.assignment)
     if job is not None and job.state is JobState.ADMITTED:
-        membership.fail(turn, job, Reason("LoweringFailed", event.message))
+        letting_go.fail(turn, job, Reason("LoweringFailed", event.message))
 
 
 def _admit_waiting(turn: Turn) -> None:
@@ -143,6 +147,7 @@ def _admit(turn: Turn, job: Job, verdict: gang.Admission) -> None:
         gang=verdict.gang,
         admitted_at=turn.now,
         suspicion=None,
+        healing=None,
         checkpoints=job.checkpoints.begun_anew(),
         progress=None,
         started_at=None,
@@ -176,8 +181,10 @@ _HANDLERS: dict[type, Handler] = {
     events.HostAttached: membership.host_attached,
     events.HostInventoried: membership.host_inventoried,
     events.HostHeard: membership.host_heard,
+    events.HostWarmed: membership.host_warmed,
     events.HostDetached: membership.host_detached,
     events.JobFaulted: membership.job_faulted,
+    events.JobHeld: membership.job_held,
     events.JobReleased: membership.job_released,
     events.CheckpointWritten: rewinding.checkpoint_written,
     events.CheckpointPublished: rewinding.checkpoint_published,

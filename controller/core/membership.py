@@ -1,8 +1,9 @@
-"""Hosts and pods that come, go, fault and let go, and what that means for the jobs on them.
+"""Hosts and pods that come, go, fault, stand still and let go, and what that means for the jobs on
+them.
 
-A pod is lost as a whole: when one of its hosts goes, its job fails and its other hosts are
-restarted, since a jax.distributed pod cannot be joined again by a new process. The job's other pods
-let go at the next step boundary and are free for the next job.
+A pod is lost as a whole: when one of its hosts goes, its other hosts are restarted, since a
+jax.distributed pod cannot be joined again by a new process. What becomes of its job is decided in
+`healing`.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-from controller.core import commands, events, liveness
-from controller.core.cluster import Assignment, Host, Pod, PodState, Traffic
-from controller.core.job import Job, JobState, Move, Reason, Suspicion
+from controller.core import commands, events, healing, liveness
+from controller.core.cluster import Host, Pod, PodState, Standing, Traffic
+from controller.core.job import Job, JobState, Reason, Suspicion
+from controller.core.letting_go import fail, free_if_released
 from controller.core.liveness import LivenessPolicy
 from controller.core.turn import Entry, Turn
 
@@ -22,6 +24,7 @@ _FAULT_CODES = {
     "compile": "CompileFailed",
     "compute": "ComputeFailed",
     "exchange": "LinkDown",
+    "heal": "HealFailed",
 }
 
 
@@ -78,6 +81,17 @@ def host_heard(turn: Turn, event: events.HostHeard, _policy: LivenessPolicy) -> 
     turn.put_host(dataclasses.replace(host, last_heard=turn.now, traffic=event.traffic))
 
 
+def host_warmed(turn: Turn, event: events.HostWarmed, _policy: LivenessPolicy) -> None:
+    host = turn.host(event.host)
+    if host is not None:
+        turn.put_host(dataclasses.replace(host, warm=event.bundle_digest))
+        turn.availability_changed = True
+        pod = turn.pods[host.ref.pod]
+        if pod.is_warm(event.bundle_digest):
+            message = f"{pod.name} has compiled {event.bundle_digest} and can stand in at once"
+            turn.note(Entry("pod.warm", message, pod=pod.name))
+
+
 def _with_retries(job: Job, before: Mapping[str, Traffic], now: Mapping[str, Traffic]) -> Job:
     """A pod works for one job at a time, so what was sent again meanwhile was the job's."""
     assert job.progress is not None
@@ -96,15 +110,26 @@ def host_detached(turn: Turn, event: events.HostDetached, _policy: LivenessPolic
 
 def job_faulted(turn: Turn, event: events.JobFaulted, _policy: LivenessPolicy) -> None:
     job = turn.job_held(event.host, event.assignment)
-    if job is None or job.state is JobState.CANCELLING:
+    if job is None or job.state in _LEAVING:
         return
     where = f"{event.host} at step {event.step}" if event.step else f"{event.host}"
     reason = Reason(_FAULT_CODES[event.phase], f"{where}: {event.message}")
     if not _may_be_anothers(turn.pods[event.host.pod], event):
         fail(turn, job, reason)
-    elif job.suspicion is None:
+    elif job.suspicion is None and not healing.is_gathering(job):
         entry = Entry("job.suspected", reason.message, job.id, event.suspect_pod or event.host.pod)
         turn.put_job(_suspected(turn, job, reason), entry)
+
+
+def job_held(turn: Turn, event: events.JobHeld, _policy: LivenessPolicy) -> None:
+    host = turn.host(event.host)
+    if host is None or host.holds != event.assignment:
+        return
+    standing = Standing(event.applied_step, event.state_sha256)
+    turn.put_host(dataclasses.replace(host, standing=standing))
+    job = turn.current_job(event.assignment)
+    if job is not None:
+        _has_left(turn, job, host, event.applied_step, "stands still")
 
 
 def job_released(turn: Turn, event: events.JobReleased, _policy: LivenessPolicy) -> None:
@@ -112,12 +137,18 @@ def job_released(turn: Turn, event: events.JobReleased, _policy: LivenessPolicy)
     if host is None or host.holds != event.assignment:
         return
     job = turn.current_job(event.assignment)
-    turn.put_host(dataclasses.replace(host, holds=None, dataset_digest=None))
-    _free_if_released(turn, turn.pods[host.ref.pod])
-    if job is None or job.state in _LEAVING or event.applied_step >= job.target_steps:
-        return
-    if job.suspicion is None:
-        message = f"{host.ref} left after {event.applied_step} of {job.target_steps} steps"
+    turn.put_host(dataclasses.replace(host, holds=None, standing=None, dataset_digest=None))
+    free_if_released(turn, turn.pods[host.ref.pod])
+    if job is not None:
+        _has_left(turn, job, host, event.applied_step, "left")
+
+
+def _has_left(turn: Turn, job: Job, host: Host, step: int, how: str) -> None:
+    """A host runs the job no more. If nothing told it to, another event must soon say why."""
+    if job.state is JobState.RECOVERING:
+        healing.settle(turn, job)
+    elif job.state not in _LEAVING and step < job.target_steps and job.suspicion is None:
+        message = f"{host.ref} {how} after {step} of {job.target_steps} steps"
         entry = Entry("job.left_early", message, job.id, host.ref.pod)
         turn.put_job(_suspected(turn, job, Reason("LeftEarly", message)), entry)
 
@@ -132,7 +163,12 @@ def ticked(turn: Turn, _event: events.Ticked, policy: LivenessPolicy) -> None:
         _check_pod(turn, pod, policy)
     for job in list(turn.jobs.values()):
         if job.suspicion and turn.now - job.suspicion.since > policy.suspicion_grace:
-            fail(turn, job, job.suspicion.reason)
+            healing.unexplained(turn, job, job.suspicion.reason)
+    for job in list(turn.jobs.values()):
+        late = healing.overdue(turn, job, policy)
+        for pod in late.pods:
+            _lose_pod(turn, pod, late.reason)
+        healing.ticked(turn, job.id)
 
 
 def _check_pod(turn: Turn, pod: Pod, policy: LivenessPolicy) -> None:
@@ -141,7 +177,7 @@ def _check_pod(turn: Turn, pod: Pod, policy: LivenessPolicy) -> None:
     stuck = liveness.is_stuck(pod, turn.now, policy)
     missed = liveness.is_not_coming(pod, turn.now, policy)
     if silent is not None:
-        _fail_job_of(turn, *silent)
+        _tell_job(turn, pod, f"{silent[0].ref} (pid {silent[0].pid})", silent[1])
         _restart(turn, turn.pods[pod.name], silent[1])
     elif stuck.holds:
         _restart(turn, pod, stuck.reason)
@@ -176,53 +212,34 @@ def _suspected(turn: Turn, job: Job, reason: Reason) -> Job:
     return dataclasses.replace(job, suspicion=Suspicion(turn.now, reason))
 
 
-def fail(turn: Turn, job: Job, reason: Reason) -> None:
-    """The job ends with this reason; its pods let go."""
-    job = dataclasses.replace(job.moved(Move.FAIL, reason), finished_at=turn.now, suspicion=None)
-    turn.put_job(job, Entry("job.failed", reason.message, job.id, data={"code": reason.code}))
-    let_go(turn, job, reason.message)
-
-
-def let_go(turn: Turn, job: Job, reason: str) -> None:
-    """Every pod of the job stops at the next step boundary and becomes free."""
-    assignment = Assignment(job.id, job.generation)
-    if job.program is None:
-        turn.order(commands.AbandonLowering(assignment))
-    for host in list(turn.holders(assignment)):
-        turn.order(commands.StopHost(host.ref, assignment, reason))
-    await_release(turn, assignment)
-
-
-def await_release(turn: Turn, assignment: Assignment) -> None:
-    """From now on the pods of the assignment are expected to let go."""
-    for pod in list(turn.pods.values()):
-        if pod.assignment == assignment:
-            turn.put_pod(dataclasses.replace(pod, releasing_since=turn.now))
-            _free_if_released(turn, turn.pods[pod.name])
-
-
 def _lose(turn: Turn, host: Host, cause: str) -> None:
-    """A host is gone, and with it its pod and the job on it."""
+    """A host is gone, and with it its pod."""
     pod = turn.pods[host.ref.pod].without_host(host.ref.index)
     pod = dataclasses.replace(pod, stirred_at=turn.now)
     turn.put_pod(pod)
     turn.note(Entry("host.detached", cause, pod=pod.name))
     turn.availability_changed = True
-    _fail_job_of(turn, host, cause)
+    _tell_job(turn, pod, f"{host.ref} (pid {host.pid})", cause)
     pod = turn.pods[pod.name]
     if pod.hosts:
         _restart(turn, pod, f"{pod.name} lost {host.ref}", host)
     else:
-        _free_if_released(turn, pod)
+        free_if_released(turn, pod)
 
 
-def _fail_job_of(turn: Turn, lost: Host, cause: str) -> None:
-    assignment = turn.pods[lost.ref.pod].assignment
+def _lose_pod(turn: Turn, pod: Pod, cause: str) -> None:
+    """A pod is of no use as it is."""
+    _tell_job(turn, pod, pod.name, cause)
+    _restart(turn, turn.pods[pod.name], cause)
+
+
+def _tell_job(turn: Turn, pod: Pod, lost: str, cause: str) -> None:
+    """The job of a pod goes on without it, if it can."""
+    assignment = pod.assignment
     job = turn.current_job(assignment) if assignment else None
-    if job is not None and job.state is not JobState.CANCELLING:
+    if job is not None and job.state not in _LEAVING and pod.releasing_since is None:
         at = f" at step {job.progress.merged}" if job.progress else ""
-        message = f"{lost.ref} (pid {lost.pid}) was lost{at}: {cause}"
-        fail(turn, job, Reason("PodLost", message))
+        healing.pod_lost(turn, job, pod.name, Reason("PodLost", f"{lost} was lost{at}: {cause}"))
 
 
 def _restart(turn: Turn, pod: Pod, reason: str, *lost: Host) -> None:
@@ -235,20 +252,4 @@ def _restart(turn: Turn, pod: Pod, reason: str, *lost: Host) -> None:
     turn.note(Entry("pod.restarted", reason, pod=pod.name))
     turn.put_pod(dataclasses.replace(pod, hosts={}, stirred_at=turn.now))
     turn.availability_changed = True
-    _free_if_released(turn, turn.pods[pod.name])
-
-
-def _free_if_released(turn: Turn, pod: Pod) -> None:
-    """A pod none of whose hosts holds its assignment is free once the assignment is over."""
-    assignment = pod.assignment
-    if assignment is None or pod.releasing_since is None:
-        return
-    if any(host.holds == assignment for host in pod.hosts.values()):
-        return
-    turn.put_pod(dataclasses.replace(pod, assignment=None, releasing_since=None))
-    turn.availability_changed = True
-    job = turn.current_job(assignment)
-    still_held = any(other.assignment == assignment for other in turn.pods.values())
-    if job is not None and job.state is JobState.CANCELLING and not still_held:
-        job = dataclasses.replace(job.moved(Move.RELEASED, job.reason), finished_at=turn.now)
-        turn.put_job(job, Entry("job.cancelled", job.reason.message, job.id))
+    free_if_released(turn, turn.pods[pod.name])

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
-from controller.core import adapting, commands, events, membership, saving, step
+from controller.core import adapting, commands, events, letting_go, saving, step
 from controller.core.cluster import Assignment
-from controller.core.commands import CheckpointPlace, DataStart, SlotPhase
-from controller.core.job import Job, JobState, Move, Reason
+from controller.core.commands import CheckpointPlace, DataStart, Resume, SlotPhase
+from controller.core.job import Healing, Job, JobState, Move, Reason
 from controller.core.link_shares import link_shares, rates_of
 from controller.core.liveness import LivenessPolicy
 from controller.core.program import slot_ranges
@@ -41,7 +41,10 @@ def order(turn: Turn, job: Job) -> None:
     )
     for index, pod in enumerate(job.gang):
         for _, host in sorted(turn.pods[pod].hosts.items()):
-            turn.put_host(dataclasses.replace(host, holds=assignment, dataset_digest=None))
+            taken = dataclasses.replace(
+                host, holds=assignment, standing=None, dataset_digest=None, warming=None, warm=None
+            )
+            turn.put_host(taken)
             turn.order(
                 commands.PrepareHost(
                     host=host.ref,
@@ -60,14 +63,15 @@ def order(turn: Turn, job: Job) -> None:
                     checkpoint_directory=job.spec.checkpoint_directory,
                     evaluate_every=job.spec.evaluate_every,
                     exchange=job.exchange,
-                    restore=_place(job),
+                    restore=None if job.healing else _place(job),
+                    resume=_resume(job),
                 )
             )
 
 
 def program_ready(turn: Turn, event: events.ProgramReady, _policy: LivenessPolicy) -> None:
     job = turn.job_held(event.host, event.assignment)
-    if job is None or job.state is not JobState.STARTING:
+    if job is None or not _is_preparing(job):
         return
     host = turn.pods[event.host.pod].hosts[event.host.index]
     turn.put_host(dataclasses.replace(host, dataset_digest=event.dataset_digest))
@@ -81,12 +85,21 @@ def program_ready(turn: Turn, event: events.ProgramReady, _policy: LivenessPolic
     if len(set(digests.values())) > 1:
         seen = ", ".join(f"{ref} {digest}" for ref, digest in sorted(digests.items()))
         message = f"hosts hold different data: {seen}; give all of them the same files"
-        membership.fail(turn, job, Reason("DataDiffers", message))
+        letting_go.fail(turn, job, Reason("DataDiffers", message))
     elif job.data_digest not in (None, event.dataset_digest):
-        membership.fail(turn, job, Reason("DataChanged", _changed(job, event.dataset_digest)))
+        letting_go.fail(turn, job, Reason("DataChanged", _changed(job, event.dataset_digest)))
     else:
         job = dataclasses.replace(job, data_digest=event.dataset_digest, sources=event.sources)
-        _start(turn, job, _target_steps(turn, job, event.data_steps))
+        if job.healing is None:
+            _start(turn, job, _target_steps(turn, job, event.data_steps))
+        else:
+            _go_on(turn, job, job.healing)
+
+
+def _is_preparing(job: Job) -> bool:
+    if job.healing is not None:
+        return job.healing.begun is not None
+    return job.state is JobState.STARTING
 
 
 def _changed(job: Job, found: str) -> str:
@@ -124,28 +137,65 @@ def _start(turn: Turn, job: Job, target_steps: int) -> None:
         recovery = totals.recovery_seconds + max(0.0, turn.now - job.rewound_at)
         totals = dataclasses.replace(totals, recovery_seconds=recovery)
     progress = step.begin(target_steps, job.gang, after, totals)
-    peaks = [turn.pods[pod].peak_flops_per_second(job.spec.compute_dtype) for pod in job.gang]
-    known = [peak for peak in peaks if peak is not None]
-    reason = Reason("Training", f"{len(job.gang)} pods in lockstep")
-    if len(job.gang) == 1:
-        reason = Reason("Training", "one pod")
-    is_rewound = job.rewound_at is not None
-    job = dataclasses.replace(
-        adapting.begin(turn, job, after).moved(Move.READY, reason),
-        progress=progress,
-        started_at=turn.now if job.started_at is None else job.started_at,
-        rewound_at=None,
-        peak_flops_per_second=sum(known) if len(known) == len(peaks) else None,
-        peak_source=turn.pods[job.gang[0]].inventories[0].peak_source,
-    )
     start = f"goes on after step {after}" if after else "starts"
     message = f"all hosts are ready; training {start}"
-    data = {"step": after, "attempt": job.attempt, "is_rewound": is_rewound}
+    data = {"step": after, "attempt": job.attempt, "is_rewound": job.rewound_at is not None}
+    job = _running(turn, dataclasses.replace(job, progress=progress, rewound_at=None))
     turn.put_job(job, Entry("job.started", message, job.id, data=data))
     if progress.is_complete:
         saving.finish(turn, job)
     else:
         extend_window(turn, job)
+
+
+def _go_on(turn: Turn, job: Job, healing: Healing) -> None:
+    """All members hold the state of the last merged step."""
+    assert job.progress is not None
+    after, seconds = job.progress.merged, max(0.0, turn.now - healing.since)
+    totals = job.progress.totals
+    totals = dataclasses.replace(totals, recovery_seconds=totals.recovery_seconds + seconds)
+    resume = _resume(job)
+    progress = dataclasses.replace(job.progress, totals=totals)
+    job = _running(turn, dataclasses.replace(job, progress=progress, healing=None))
+    pods = ", ".join(job.gang)
+    message = f"{pods} go on after step {after}, {seconds:.1f} s after: {healing.cause.message}"
+    data = {
+        "step": after,
+        "generation": job.generation,
+        "seconds": seconds,
+        "code": healing.cause.code,
+    }
+    turn.put_job(job, Entry("job.recovered", message, job.id, data=data))
+    assignment = Assignment(job.id, job.generation)
+    for wanted in sorted(s for s in job.checkpoints.requested if s > after):
+        for host in turn.holders(assignment):
+            turn.order(commands.SaveCheckpoint(host.ref, assignment, wanted))
+    if not progress.is_complete:
+        extend_window(turn, job)
+    elif resume is not None and (resume.is_save_due or resume.is_evaluation_due):
+        # What is due after the last step waits for leave to begin.
+        for host in turn.holders(assignment):
+            turn.order(commands.GrantWindow(host.ref, assignment, after))
+    else:
+        saving.finish(turn, job)
+
+
+def _running(turn: Turn, job: Job) -> Job:
+    """The job in a generation whose hosts are ready."""
+    assert job.progress is not None
+    # Pods that are free may stand in for one of its own now.
+    turn.availability_changed = True
+    peaks = [turn.pods[pod].peak_flops_per_second(job.spec.compute_dtype) for pod in job.gang]
+    known = [peak for peak in peaks if peak is not None]
+    reason = Reason("Training", f"{len(job.gang)} pods in lockstep")
+    if len(job.gang) == 1:
+        reason = Reason("Training", "one pod")
+    return dataclasses.replace(
+        adapting.begin(turn, job, job.progress.merged).moved(Move.READY, reason),
+        started_at=turn.now if job.started_at is None else job.started_at,
+        peak_flops_per_second=sum(known) if len(known) == len(peaks) else None,
+        peak_source=turn.pods[job.gang[0]].inventories[0].peak_source,
+    )
 
 
 def extend_window(turn: Turn, job: Job) -> None:
@@ -165,6 +215,23 @@ def extend_window(turn: Turn, job: Job) -> None:
 def _data_start(job: Job) -> DataStart:
     origin = job.spec.origin
     return DataStart(origin.step, origin.data_position) if origin else DataStart(0, 0)
+
+
+def _resume(job: Job) -> Resume | None:
+    """What a generation goes on with whose members hold state."""
+    begun = job.healing.begun if job.healing else None
+    if begun is None or job.progress is None:
+        return None
+    after, every = job.progress.merged, job.spec.evaluate_every
+    is_last = after == job.target_steps
+    evaluates = bool(every) and (is_last or after % every == 0)
+    return Resume(
+        step=after,
+        state_sha256=begun.state_sha256,
+        lacking=begun.lacking,
+        is_save_due=saving.is_due(job, after) and job.checkpoints.at(after) is None and after > 0,
+        is_evaluation_due=evaluates and after > 0 and after not in job.evaluations.complete,
+    )
 
 
 def _place(job: Job) -> CheckpointPlace | None:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from controller.core import checkpoint, commands, errors, events, membership
-from controller.core.checkpoint import Part, Saved
+from controller.core import checkpoint, commands, errors, events, letting_go, spikes
+from controller.core.checkpoint import Mark, Part, Saved
 from controller.core.cluster import Assignment, HostRef
 from controller.core.commands import CheckpointId
 from controller.core.job import Job, JobState, Move, Reason
 from controller.core.liveness import LivenessPolicy
+from controller.core.step import StepRecord, Totals
 from controller.core.turn import Entry, Turn
 
 
@@ -25,6 +26,15 @@ def is_due(job: Job, step: int) -> bool:
         return False
     is_last = step == job.target_steps
     return is_last or step % every == 0 or step in job.checkpoints.requested
+
+
+def remembering(job: Job, record: StepRecord, totals: Totals) -> Job:
+    """With what later decisions need of a step; `totals` are the sums through it."""
+    losses = spikes.remember(job.spec.spikes, job.losses, record.loss)
+    checkpoints = job.checkpoints
+    if is_due(job, record.step):
+        checkpoints = checkpoints.marked(record.step, Mark(losses, totals))
+    return dataclasses.replace(job, losses=losses, checkpoints=checkpoints)
 
 
 def checkpoint_requested(
@@ -65,15 +75,17 @@ def checkpoint_written(
     parts = checkpoint.complete(checkpoints, event.step, job.gang)
     if parts is None:
         return
+    keeper = _keeper(turn, job)
+    assert keeper is not None, "a running job has all its pods"
     digests = {pod: part.state_sha256 for pod, part in zip(job.gang, parts, strict=True)}
     if len(set(digests.values())) > 1:
         seen = ", ".join(f"{pod} {digest[:12]}" for pod, digest in sorted(digests.items()))
         message = f"after step {event.step} pods hold other bits: {seen}"
-        membership.fail(turn, job, Reason("Diverged", message))
+        letting_go.fail(turn, job, Reason("Diverged", message))
         return
     turn.order(
         commands.PublishCheckpoint(
-            _keeper(turn, job),
+            keeper,
             event.assignment,
             job.spec.checkpoint_directory,
             event.step,
@@ -89,7 +101,7 @@ def checkpoint_published(
     turn: Turn, event: events.CheckpointPublished, _policy: LivenessPolicy
 ) -> None:
     job = turn.current_job(event.assignment)
-    if job is None or job.state is not JobState.RUNNING or event.host != _keeper(turn, job):
+    if job is None or not _may_publish(job) or event.host != _keeper(turn, job):
         return
     this = CheckpointId(event.step, event.assignment.generation)
     parts = job.checkpoints.under_way.get(event.step, {})
@@ -127,13 +139,15 @@ def checkpoint_published(
     job = dataclasses.replace(job, checkpoints=checkpoints.discarded(gone))
     message = f"step {saved.step} is on disk, {saved.num_bytes} bytes"
     turn.put_job(job, Entry("checkpoint.published", message, job.id, data={"step": saved.step}))
-    finish(turn, job)
+    if job.state is JobState.RUNNING:
+        finish(turn, job)
 
 
 def order_removal(turn: Turn, job: Job, assignment: Assignment, which: CheckpointId) -> None:
-    """Have a checkpoint deleted."""
-    directory = job.spec.checkpoint_directory
-    turn.order(commands.RemoveCheckpoint(_keeper(turn, job), assignment, directory, which))
+    """Have a checkpoint deleted, if the host that deletes is there."""
+    keeper, directory = _keeper(turn, job), job.spec.checkpoint_directory
+    if keeper is not None:
+        turn.order(commands.RemoveCheckpoint(keeper, assignment, directory, which))
 
 
 def wanted(turn: Turn, job: Job) -> set[CheckpointId]:
@@ -156,7 +170,7 @@ def restore_failed(turn: Turn, event: events.RestoreFailed, _policy: LivenessPol
     newest = job.checkpoints.newest
     if newest is None:
         # The checkpoint of another job: there is none before it to go back to.
-        membership.fail(turn, job, Reason("CheckpointDamaged", f"{event.host}: {event.message}"))
+        letting_go.fail(turn, job, Reason("CheckpointDamaged", f"{event.host}: {event.message}"))
         return
     checkpoints = job.checkpoints.discarded([newest])
     before = checkpoints.newest
@@ -164,10 +178,12 @@ def restore_failed(turn: Turn, event: events.RestoreFailed, _policy: LivenessPol
     then = f"step {before.step} is tried" if before else f"the job starts {start}"
     reason = Reason("CheckpointDamaged", f"{event.host}: {event.message}; {then}")
     turn.put_job(
-        dataclasses.replace(job.moved(Move.REQUEUE, reason), checkpoints=checkpoints),
+        dataclasses.replace(
+            job.moved(Move.REQUEUE, reason), checkpoints=checkpoints, suspicion=None
+        ),
         Entry("checkpoint.damaged", reason.message, job.id, data={"step": newest.step}),
     )
-    membership.let_go(turn, job, reason.message)
+    letting_go.let_go(turn, job, reason.message)
     turn.availability_changed = True
 
 
@@ -197,7 +213,7 @@ def finish(turn: Turn, job: Job) -> None:
     reason = Reason("Completed", message)
     job = dataclasses.replace(job.moved(Move.FINISH, reason), finished_at=turn.now)
     turn.put_job(job, Entry("job.succeeded", reason.message, job.id))
-    membership.await_release(turn, Assignment(job.id, job.generation))
+    letting_go.let_go(turn, job, reason.message)
 
 
 def _give_up(turn: Turn, job: Job, step: int, message: str) -> None:
@@ -207,6 +223,13 @@ def _give_up(turn: Turn, job: Job, step: int, message: str) -> None:
     finish(turn, job)
 
 
-def _keeper(turn: Turn, job: Job) -> HostRef:
-    """The host that publishes and deletes: the lead of the first pod."""
-    return turn.pods[job.gang[0]].hosts[0].ref
+def _may_publish(job: Job) -> bool:
+    """One that was ordered before a pod was lost is as good as any."""
+    is_gathering = job.healing is not None and job.healing.begun is None
+    return job.state is JobState.RUNNING or is_gathering
+
+
+def _keeper(turn: Turn, job: Job) -> HostRef | None:
+    """The host that publishes and deletes: the lead of the first pod. None when it is lost."""
+    lead = turn.pods[job.gang[0]].hosts.get(0)
+    return lead.ref if lead else None

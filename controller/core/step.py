@@ -162,6 +162,8 @@ class Progress:
     merged: int = 0
     """Last step that all pods applied."""
     last: StepRecord | None = None
+    begun_after: int = 0
+    """Step after which the generation began: the time before its first one is no step's."""
     recent: tuple[StepRecord, ...] = ()
     stretches: tuple[Stretch, ...] = ()
     """The last ones."""
@@ -207,6 +209,12 @@ class Progress:
         )
 
     @property
+    def previous(self) -> StepRecord | None:
+        """The step that the next one's time is counted from; None for the first of a
+        generation."""
+        return self.last if self.merged > self.begun_after else None
+
+    @property
     def is_complete(self) -> bool:
         return self.merged >= self.target_steps
 
@@ -226,7 +234,44 @@ def begin(
         applied=dict.fromkeys(pods, after),
         held=dict.fromkeys(pods, ()),
         merged=after,
+        begun_after=after,
         totals=totals or Totals(),
+    )
+
+
+def completed(
+    progress: Progress, step: int, slots: Slots | None = None
+) -> tuple[Progress, list[MergedStep]]:
+    """What is known when all steps up to `step` count, since some pod holds the state after it,
+    whatever the others have reported; returns the steps that became complete by that.
+
+    Records of later steps are dropped: those steps are run again.
+    """
+    held = {
+        pod: tuple(r for r in records if r.step <= step) for pod, records in progress.held.items()
+    }
+    merged: list[MergedStep] = []
+    last = progress.previous
+    for number in range(progress.merged + 1, step + 1):
+        by_pod = {pod: r for pod, records in held.items() for r in records if r.step == number}
+        if by_pod:
+            merged.append(_merge(by_pod, last, slots))
+            last = merged[-1].record
+    return _with_merged(dataclasses.replace(progress, held={}, merged=step), merged), merged
+
+
+def resumed(progress: Progress, pods: Sequence[str]) -> Progress:
+    """Another generation of these pods, after the last merged step."""
+    after = progress.merged
+    return dataclasses.replace(
+        progress,
+        granted=after,
+        applied=dict.fromkeys(pods, after),
+        held=dict.fromkeys(pods, ()),
+        begun_after=after,
+        stretch=Stretch(),
+        digests={pod: known for pod, known in progress.digests.items() if pod in pods},
+        source_sequences={},
     )
 
 
@@ -250,36 +295,19 @@ def report(
         return progress, []
     held = {**progress.held, pod: progress.held[pod] + tuple(fresh)}
     count = min(len(queue) for queue in held.values())
-    merged = _merge_all(held, count, progress.last, slots)
-    complete = [m.record for m in merged]
-    stretches, stretch = _stretches(progress, complete)
-    digests = dict(progress.digests)
-    for step in merged:
-        digests |= {p: (step.record.step, digest) for p, digest in step.digests.items()}
-    return (
-        dataclasses.replace(
-            progress,
-            applied={**progress.applied, pod: fresh[-1].step},
-            held={p: queue[count:] for p, queue in held.items()},
-            merged=progress.merged + count,
-            last=complete[-1] if complete else progress.last,
-            recent=(progress.recent + tuple(complete[-RECENT_STEPS:]))[-RECENT_STEPS:],
-            stretches=stretches,
-            stretch=stretch,
-            digests=digests,
-            source_sequences={
-                **progress.source_sequences,
-                # A host that still counts says nothing.
-                pod: source_sequences or progress.source_sequences.get(pod, ()),
-            },
-            totals=progress.totals.plus(complete),
-            residual_norm=next(
-                (r.residual_norm for r in reversed(complete) if r.residual_norm is not None),
-                progress.residual_norm,
-            ),
-        ),
-        merged,
+    merged = _merge_all(held, count, progress.previous, slots)
+    further = dataclasses.replace(
+        progress,
+        applied={**progress.applied, pod: fresh[-1].step},
+        held={p: queue[count:] for p, queue in held.items()},
+        merged=progress.merged + count,
+        source_sequences={
+            **progress.source_sequences,
+            # A host that still counts says nothing.
+            pod: source_sequences or progress.source_sequences.get(pod, ()),
+        },
     )
+    return _with_merged(further, merged), merged
 
 
 def extend(progress: Progress, least_steps: int = WINDOW_STEPS) -> Progress | None:
@@ -290,6 +318,28 @@ def extend(progress: Progress, least_steps: int = WINDOW_STEPS) -> Progress | No
     if progress.granted >= progress.target_steps or progress.granted - slowest > window // 2:
         return None
     return dataclasses.replace(progress, granted=min(slowest + window, progress.target_steps))
+
+
+def _with_merged(progress: Progress, merged: Sequence[MergedStep]) -> Progress:
+    """The figures that follow from steps which became complete."""
+    complete = [m.record for m in merged]
+    stretches, stretch = _stretches(progress, complete)
+    digests = dict(progress.digests)
+    for step in merged:
+        digests |= {p: (step.record.step, digest) for p, digest in step.digests.items()}
+    return dataclasses.replace(
+        progress,
+        last=complete[-1] if complete else progress.last,
+        recent=(progress.recent + tuple(complete[-RECENT_STEPS:]))[-RECENT_STEPS:],
+        stretches=stretches,
+        stretch=stretch,
+        digests=digests,
+        totals=progress.totals.plus(complete),
+        residual_norm=next(
+            (r.residual_norm for r in reversed(complete) if r.residual_norm is not None),
+            progress.residual_norm,
+        ),
+    )
 
 
 def _window_steps(progress: Progress, least_steps: int) -> int:

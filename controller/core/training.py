@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Mapping
 
 from controller.core import (
     adapting,
-    batch,
     events,
     exposure,
-    membership,
+    letting_go,
     preparing,
     rewinding,
     saving,
     spikes,
     step,
 )
-from controller.core.checkpoint import Mark
 from controller.core.job import Job, JobState, Reason
 from controller.core.liveness import LivenessPolicy
-from controller.core.program import slot_ranges
 from controller.core.spikes import Spike, Verdict
 from controller.core.turn import Entry, Turn
 
@@ -31,9 +26,12 @@ def steps_applied(turn: Turn, event: events.StepsApplied, _policy: LivenessPolic
     if job is None or job.progress is None:
         return
     before = job.progress
-    pod, seen, slots = event.host.pod, event.source_sequences, functools.partial(_slots, job)
-    progress, merged = step.report(before, pod, event.records, seen, slots)
+    pod, seen = event.host.pod, event.source_sequences
+    progress, merged = step.report(before, pod, event.records, seen, job.slots)
     totals = before.totals
+    if merged and job.setbacks.in_a_row:
+        setbacks = dataclasses.replace(job.setbacks, in_a_row=0)
+        job = dataclasses.replace(job, setbacks=setbacks)
     turn.measure(dataclasses.replace(job, progress=progress), merged)
     if job.state is not JobState.RUNNING or job.spike is not None:
         return
@@ -41,14 +39,14 @@ def steps_applied(turn: Turn, event: events.StepsApplied, _policy: LivenessPolic
     job = dataclasses.replace(job, progress=progress)
     for complete in merged:
         if complete.diverged:
-            membership.fail(turn, job, _divergence(complete))
+            letting_go.fail(turn, job, _divergence(complete))
             return
         record = complete.record
         totals = totals.plus([record])
         verdict = spikes.judge(job.spec.spikes, job.losses, record.loss, record.grad_norm)
         if verdict.is_spike and _meet_spike(turn, job, record, verdict):
             return
-        job = _remembering(job, record, totals)
+        job = saving.remembering(job, record, totals)
     turn.measure(job, ())
     if progress.is_complete:
         saving.finish(turn, job)
@@ -89,21 +87,6 @@ def _with_link_news(turn: Turn, job: Job, progress: step.Progress) -> step.Progr
     return dataclasses.replace(progress, waits_for_link=waits)
 
 
-def _slots(job: Job, number: int) -> Mapping[str, int]:
-    """Of a step, how many every pod of the gang has."""
-    ranges = slot_ranges(batch.num_slots(job.spec.phases, number), len(job.gang))
-    return {pod: end - first for pod, (first, end) in zip(job.gang, ranges, strict=True)}
-
-
-def _remembering(job: Job, record: step.StepRecord, totals: step.Totals) -> Job:
-    """With what later decisions need of this step."""
-    losses = spikes.remember(job.spec.spikes, job.losses, record.loss)
-    checkpoints = job.checkpoints
-    if saving.is_due(job, record.step):
-        checkpoints = checkpoints.marked(record.step, Mark(losses, totals))
-    return dataclasses.replace(job, losses=losses, checkpoints=checkpoints)
-
-
 def _divergence(complete: step.MergedStep) -> Reason:
     seen = ", ".join(f"{pod} {digest[:12]}" for pod, digest in sorted(complete.digests.items()))
     return Reason("Diverged", f"after step {complete.record.step} pods hold other bits: {seen}")
@@ -117,7 +100,7 @@ def _meet_spike(turn: Turn, job: Job, record: step.StepRecord, verdict: Verdict)
         done = f"after {job.rewinds} rewinds" if policy else "without train.spikes"
         if verdict.is_lost:
             message = f"{where}; {done} nothing is done about it but to stop"
-            membership.fail(turn, job, Reason("NotFinite", message))
+            letting_go.fail(turn, job, Reason("NotFinite", message))
         else:
             data = {"step": record.step, "loss": record.loss}
             turn.note(

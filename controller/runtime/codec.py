@@ -16,7 +16,7 @@ from controller.core.sources import DataSource
 from controller.core.step import StepRecord
 from protos import control_pb2 as pb
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 
 _PEAK_SOURCES = {
     pb.PEAK_SOURCE_UNSPECIFIED: "unknown",
@@ -40,6 +40,7 @@ _PHASES = {
     pb.PHASE_COMPILE: "compile",
     pb.PHASE_COMPUTE: "compute",
     pb.PHASE_EXCHANGE: "exchange",
+    pb.PHASE_HEAL: "heal",
 }
 
 
@@ -64,6 +65,8 @@ def decode_event(host: HostRef, message: pb.HostEvent) -> events.Event:
             return events.HostInventoried(host, _inventory(message.inventory))
         case "heartbeat":
             return events.HostHeard(host, _traffic(message.heartbeat))
+        case "program_warmed":
+            return events.HostWarmed(host, message.program_warmed.bundle_digest)
         case "program_ready":
             ready = message.program_ready
             return events.ProgramReady(
@@ -90,6 +93,10 @@ def decode_event(host: HostRef, message: pb.HostEvent) -> events.Event:
                 fault.message,
                 fault.suspect_pod,
             )
+        case "job_held":
+            held = message.job_held
+            assignment = Assignment(held.job, held.generation)
+            return events.JobHeld(host, assignment, held.applied_step, held.state_sha256.hex())
         case "job_released":
             released = message.job_released
             assignment = Assignment(released.job, released.generation)
@@ -137,6 +144,8 @@ def encode_command(command: commands.Command, heartbeat_interval_seconds: float)
                 heartbeat_interval_seconds=heartbeat_interval_seconds,
             )
             return pb.HostCommand(assemble_pod=assemble)
+        case commands.WarmHost(_, bundle_digest):
+            return pb.HostCommand(warm_program=pb.WarmProgram(bundle_digest=bundle_digest))
         case commands.PrepareHost():
             return pb.HostCommand(prepare_job=_prepare(command))
         case commands.GrantWindow(_, assignment, last_step):
@@ -152,6 +161,9 @@ def encode_command(command: commands.Command, heartbeat_interval_seconds: float)
                 exchange=_exchange(rule),
             )
             return pb.HostCommand(change_exchange=another)
+        case commands.HoldHost(_, assignment, reason):
+            hold = pb.HoldJob(job=assignment.job, generation=assignment.generation, reason=reason)
+            return pb.HostCommand(hold_job=hold)
         case commands.StopHost(_, assignment, reason):
             stop = pb.StopJob(job=assignment.job, generation=assignment.generation, reason=reason)
             return pb.HostCommand(stop_job=stop)
@@ -200,6 +212,7 @@ def _prepare(command: commands.PrepareHost) -> pb.PrepareJob:
         checkpoint_every_steps=command.checkpoint_every,
         checkpoint_directory=command.checkpoint_directory,
         restore=_place(command.restore) if command.restore else None,
+        resume=_resume(command.resume) if command.resume else None,
         skipped=_ranges(command.skipped),
         evaluate_every_steps=command.evaluate_every,
         exchange=_exchange(command.exchange),
@@ -216,6 +229,16 @@ def _exchange(rule: ExchangeRule) -> pb.Exchange:
         error_feedback=rule.error_feedback,
         overlap=rule.overlap,
         reproducible=rule.reproducible,
+    )
+
+
+def _resume(resume: commands.Resume) -> pb.Resume:
+    return pb.Resume(
+        step=resume.step,
+        state_sha256=bytes.fromhex(resume.state_sha256),
+        lacking=resume.lacking,
+        is_save_due=resume.is_save_due,
+        is_evaluation_due=resume.is_evaluation_due,
     )
 
 

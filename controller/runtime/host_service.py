@@ -42,12 +42,14 @@ SERVER_OPTIONS = (
 
 HostCommand = (
     commands.AssembleHost
+    | commands.WarmHost
     | commands.PrepareHost
     | commands.GrantWindow
     | commands.ChangeExchange
     | commands.SaveCheckpoint
     | commands.PublishCheckpoint
     | commands.RemoveCheckpoint
+    | commands.HoldHost
     | commands.StopHost
     | commands.SetLinkConditions
     | commands.DismissHost

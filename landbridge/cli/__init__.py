@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import typer
 from typer.exceptions import TyperException
 
-from landbridge.cli import export, fleet, jobs, links, output, plans, processes, tokenizer
+from landbridge.cli import chaos, export, fleet, jobs, links, output, plans, processes, tokenizer
 from landbridge.errors import LandbridgeError
 
 EPILOG = """Exit codes: 0 ok, 1 the job failed, 2 usage, 3 invalid spec, 4 not found, 5 not allowed,
@@ -18,7 +18,7 @@ EPILOG = """Exit codes: 0 ok, 1 the job failed, 2 usage, 3 invalid spec, 4 not f
 
 COMMANDS = {
     command.__name__: command
-    for module in (processes, plans, jobs, export, fleet)
+    for module in (processes, plans, jobs, export, fleet, chaos)
     for command in module.COMMANDS
 }
 

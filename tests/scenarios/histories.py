@@ -9,7 +9,7 @@ from controller.core.batch import BatchPhase
 from controller.core.cluster import HostRef, Traffic
 from controller.core.spikes import SpikePolicy
 from tests.controller.core.linked_pods import MBIT, LinkedPods
-from tests.controller.core.world import World, attached, inventory, record, ref
+from tests.controller.core.world import PROGRAM, World, attached, inventory, record, ref
 
 
 def two_pods_train_to_the_end(world: World) -> None:
@@ -69,6 +69,66 @@ def a_killed_worker_fails_the_job_and_the_next_runs(world: World) -> None:
     _let_go(world, applied_step=2)
     world.now += 1.0
     world.pod_joins("pod-1", incarnation="b")
+
+
+def a_lost_pod_is_waited_for_and_healed(world: World) -> None:
+    """The survivor is a step ahead of the lost pod; another one is lost while it is healed."""
+    _two_pods(world)
+    world.start(on_pod_loss="wait", steps=100)
+    world.apply(ref("pod-0"), (1, 2, 3))
+    world.apply(ref("pod-1"), (1, 2))
+    world.now += 1.0
+    world.loses("pod-1")
+    world.hold(ref("pod-0"), 3)
+    world.now += 2.0
+    world.pod_joins("pod-1", incarnation="b")
+    world.now += 1.0
+    world.loses("pod-1", incarnation="b")
+    world.hold(ref("pod-0"), 3)
+    world.now += 2.0
+    world.pod_joins("pod-1", incarnation="c")
+    for host in world.hosts():
+        world.ready(host)
+    for host in world.hosts():
+        world.apply(host, (4, 5))
+
+
+def a_gang_goes_on_with_fewer_pods_and_grows_back(world: World) -> None:
+    for name in ("pod-0", "pod-1", "pod-2"):
+        world.pod_joins(name)
+    world.start(min_pods=3, max_pods=3, on_pod_loss="shrink", steps=100)
+    for host in world.hosts():
+        world.apply(host, (1, 2, 3))
+    world.loses("pod-1")
+    for pod in ("pod-0", "pod-2"):
+        world.hold(ref(pod), 3)
+    for host in world.hosts():
+        world.ready(host)
+    for host in world.hosts():
+        world.apply(host, (4, 5))
+    world.now += 8.0
+    (back,) = world.pod_joins("pod-1", incarnation="b")
+    world.now += 4.0
+    world.happens(events.HostWarmed(back, PROGRAM.digest))
+    for pod in ("pod-0", "pod-2"):
+        world.hold(ref(pod), 5)
+    for host in world.hosts():
+        world.ready(host)
+
+
+def a_gang_that_is_lost_as_a_whole_goes_back_to_its_checkpoint(world: World) -> None:
+    _two_pods(world)
+    world.start(on_pod_loss="wait", steps=100, checkpoint_every=2)
+    for host in world.hosts():
+        world.apply(host, (1, 2, 3))
+    _save(world, 2)
+    world.loses("pod-0")
+    world.loses("pod-1")
+    for pod in ("pod-0", "pod-1"):
+        world.pod_joins(pod, incarnation="b")
+    world.lower()
+    for host in world.hosts():
+        world.ready(host)
 
 
 def a_lost_peer_explains_a_broken_link(world: World) -> None:
@@ -336,6 +396,9 @@ HISTORIES: Mapping[str, Callable[[World], None]] = {
         jobs_share_a_fleet_on_disjoint_pods,
         three_pods_take_uneven_slots,
         a_killed_worker_fails_the_job_and_the_next_runs,
+        a_lost_pod_is_waited_for_and_healed,
+        a_gang_goes_on_with_fewer_pods_and_grows_back,
+        a_gang_that_is_lost_as_a_whole_goes_back_to_its_checkpoint,
         a_lost_peer_explains_a_broken_link,
         a_broken_link_between_living_pods_fails_the_job,
         a_cancel_during_a_suspicion_is_a_cancel,

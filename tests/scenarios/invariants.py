@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from controller.core import commands, events, gang
 from controller.core.cluster import Assignment, HostRef
+from controller.core.healing import is_gathering
 from controller.core.job import FINAL_STATES, Job, JobState
 from controller.core.turn import Outcome, State
 
-_HOLDING = {JobState.ADMITTED, JobState.STARTING, JobState.RUNNING}
+_HOLDING = {JobState.ADMITTED, JobState.STARTING, JobState.RUNNING, JobState.RECOVERING}
+
+_ALL_THERE = {"LinkDown", "Growing"}
+"""Why pods may be told to stand still though none was lost."""
 
 
 class Invariants:
@@ -17,14 +21,14 @@ class Invariants:
         self._ended: set[str] = set()
         self._merged: dict[Assignment, int] = {}
         self._began: dict[Assignment, int] = {}
-        """Step of the checkpoint that a generation started from."""
+        """Step of the checkpoint, or of the state, that a generation went on from."""
         self._granted: dict[tuple[HostRef, Assignment], int] = {}
 
     def __call__(self, before: State, event: events.Event, outcome: Outcome) -> None:
         self._final_states_absorb(outcome)
+        self._steps_merge_in_order(before, outcome)
         self._commands_have_a_current_generation(before, outcome)
         self._windows_grow_up_to_the_target(outcome)
-        self._steps_merge_in_order(before, outcome)
         assert not set(outcome.forgotten_jobs) & (set(before.jobs) | set(outcome.state.jobs))
         after = outcome.state
         _pods_serve_one_job(after)
@@ -52,13 +56,26 @@ class Invariants:
                     host, assignment
                 ):
                     assert assignment in opened
-                    if isinstance(command, commands.PrepareHost) and command.restore:
-                        self._began[assignment] = command.restore.checkpoint.step
+                    if isinstance(command, commands.PrepareHost):
+                        self._prepares(command)
                     assert _holds(outcome.state, host, assignment), f"{host} holds no {assignment}"
-                case commands.StopHost(_, assignment):
+                case commands.StopHost(_, assignment) | commands.HoldHost(_, assignment):
                     assert assignment in known
                 case _:
                     pass
+
+    def _prepares(self, command: commands.PrepareHost) -> None:
+        resume = command.resume
+        if resume is not None:
+            assert command.restore is None
+            assert len(resume.lacking) < len(command.members), "nobody holds the state"
+            before = Assignment(command.assignment.job, command.assignment.generation - 1)
+            assert self._merged.get(before, self._began.get(before, 0)) == resume.step, (
+                "an applied step was lost"
+            )
+            self._began[command.assignment] = resume.step
+        elif command.restore is not None:
+            self._began[command.assignment] = command.restore.checkpoint.step
 
     def _windows_grow_up_to_the_target(self, outcome: Outcome) -> None:
         """What is decided for a step comes before any host may run it."""
@@ -102,14 +119,19 @@ def _pods_serve_one_job(state: State) -> None:
 def _gangs_are_whole(state: State) -> None:
     for job in state.jobs.values():
         holding = [p for p in state.pods.values() if p.assignment == _generation(job)]
-        if job.state in _HOLDING:
-            assert {p.name for p in holding} == set(job.gang)
-            assert job.spec.min_pods <= len(job.gang) <= job.spec.max_pods
-            assert all(len(pod.hosts) == pod.num_hosts for pod in holding)
+        working = [pod for pod in holding if pod.releasing_since is None]
+        if is_gathering(job):
+            assert {p.name for p in working} < set(job.gang) or job.reason.code in _ALL_THERE
+            assert working, f"{job.id} waits with nobody"
+        elif job.state in _HOLDING:
+            least = job.spec.least_pods if job.state is not JobState.ADMITTED else job.spec.min_pods
+            assert {p.name for p in working} == set(job.gang)
+            assert least <= len(job.gang) <= job.spec.max_pods
+            assert all(len(pod.hosts) == pod.num_hosts for pod in working)
         elif job.state is JobState.CANCELLING:
             assert holding, f"{job.id} waits for nobody"
         else:
-            assert not holding
+            assert not working
 
 
 def _freed_pods_hold_nothing(state: State) -> None:

@@ -58,6 +58,9 @@ def _event(event: events.Event) -> str:
         case events.JobReleased(host, assignment, step):
             what = f"{assignment.job}/{assignment.generation}"
             return f"{name} {what} after {step} at {_host(host)}"
+        case events.JobHeld(host, assignment, step):
+            what = f"{assignment.job}/{assignment.generation}"
+            return f"{name} {what} after {step} at {_host(host)}"
         case events.Ticked():
             return name
         case _:
@@ -76,14 +79,19 @@ def _order(command: commands.Command) -> str:
                 for member, (first, end) in zip(command.members, phase.ranges, strict=True)
             )
             what = f"{assignment.job}/{assignment.generation}"
-            return f"{name} {_host(host)} {what} as {command.member_index} of [{gang}]"
+            start = ""
+            if command.resume is not None:
+                lacking = ", ".join(command.members[i].pod for i in command.resume.lacking)
+                start = f" after step {command.resume.step}"
+                start += f", which {lacking} lacks" if lacking else ""
+            return f"{name} {_host(host)} {what} as {command.member_index} of [{gang}]{start}"
         case commands.GrantWindow(host, assignment, last_step):
             what = f"{assignment.job}/{assignment.generation}"
             return f"{name} {_host(host)} {what} up to {last_step}"
         case commands.ChangeExchange(host, assignment, first_step, rule):
             what = f"{assignment.job}/{assignment.generation}"
             return f"{name} {_host(host)} {what} to {rule.dtype} from {first_step} on"
-        case commands.StopHost(host, assignment):
+        case commands.StopHost(host, assignment) | commands.HoldHost(host, assignment):
             return f"{name} {_host(host)} {assignment.job}/{assignment.generation}"
         case commands.RestartPod(pod, pids):
             return f"{name} {pod} {list(pids)}"

@@ -14,7 +14,7 @@ from controller.core import commands, events
 from controller.core.cluster import Assignment, HostRef, Traffic
 from controller.core.errors import JobIsLive, UnknownJob
 from controller.core.evaluation import Part
-from controller.core.job import JobState
+from controller.core.job import Job, JobState
 from controller.core.spikes import SpikePolicy
 from controller.core.turn import Outcome, State
 from tests.controller.core.linked_pods import POLICY
@@ -69,6 +69,8 @@ class History:
         policy = SpikePolicy(4.0, 4, 1, 2, 2) if self._number(1) else None
         saves: dict[str, Any] = {"checkpoint_every": 1, "spikes": policy} if policy else {}
         saves["choice"] = POLICY if self._number(1) else None
+        saves["on_pod_loss"] = self._one(("fail", "wait", "shrink"))
+        saves["least_pods"] = 1 if self._number(1) else least
         submitted = spec(min_pods=least, max_pods=most, devices_per_pod=devices, steps=9, **saves)
         self.world.happens(events.JobSubmitted(f"job-{self._submitted}", submitted))
 
@@ -132,12 +134,33 @@ class History:
         job = self.world.state.jobs[self._one(self.world.state.jobs)]
         if job.state is JobState.ADMITTED:
             self.world.lower(job.id)
-        elif job.state is JobState.STARTING:
+        elif job.state is JobState.STARTING or (job.healing and job.healing.begun):
             for host in self.world.hosts(job.id):
                 self._become_ready(host)
+        elif job.state is JobState.RECOVERING:
+            self._stand_still(job)
         elif job.state is JobState.RUNNING:
             for host in self.world.hosts(job.id):
                 self.apply_on(host)
+
+    def _stand_still(self, job: Job) -> None:
+        """As well-behaved hosts do: all that they applied is told before."""
+        assert job.progress is not None
+        applied = job.progress.applied
+        newest = max((applied[h.pod] for h in self.world.hosts(job.id)), default=0)
+        for host in self.world.hosts(job.id):
+            at = applied.get(host.pod, 0)
+            self._hold(host, at if at >= newest - 1 else newest - 1)
+
+    def hold(self) -> None:
+        host = self._host()
+        job = self.world.state.jobs.get(self._assignment(host).job)
+        applied = job.progress.applied.get(host.pod, 0) if job and job.progress else 0
+        self._hold(host, applied)
+
+    def _hold(self, host: HostRef, step: int) -> None:
+        digest = ("f" if self._number(9) == 9 else "e") * 64
+        self.world.happens(events.JobHeld(host, self._assignment(host), step, digest))
 
     def apply(self) -> None:
         self.apply_on(self._host())
@@ -171,7 +194,7 @@ class History:
 
     def fault(self) -> None:
         host = self._host()
-        phase = self._one(("fetch", "data", "compile", "compute", "exchange"))
+        phase = self._one(("fetch", "data", "compile", "compute", "exchange", "heal"))
         suspect = self._one(PODS) if self._number(1) else ""
         self.world.happens(
             events.JobFaulted(host, self._assignment(host), phase, 1, "broken", suspect)
@@ -205,6 +228,7 @@ class History:
             self.apply,
             self.fault,
             self.release,
+            self.hold,
             self.tick,
             self.restart,
             self.fail_to_restore,

@@ -18,7 +18,7 @@ from workers.exchange.emulator import LinkEmulator
 from workers.exchange.loopback import LoopbackExchange, LoopbackLink
 from workers.executor import Executor
 from workers.host import CannotReturn, Host, HostIdentity
-from workers.orders import Inventory
+from workers.orders import Assignment, Inventory
 
 
 @pytest.fixture(autouse=True)
@@ -113,3 +113,28 @@ async def test_host_tells_its_link_when_it_dials_and_whenever_it_is_another(cont
             told = (await stream.hear("link_conditions")).link_conditions
             assert told == order.conditions
             assert emulator.conditions == wanted
+
+
+async def test_job_is_held_or_stopped_as_it_is_said(controller, monkeypatch):
+    told: list[tuple[str, Assignment, str]] = []
+    for name in ("hold", "stop"):
+        monkeypatch.setattr(
+            Executor, name, lambda self, job, why, name=name: told.append((name, job, why))
+        )
+    async with running(controller, num_hosts=1):
+        stream = await controller.attached()
+        said = {"job": "job-1", "generation": 3}
+        stream.order(pb.HostCommand(hold_job=pb.HoldJob(**said, reason="a pod was lost")))
+        stream.order(pb.HostCommand(stop_job=pb.StopJob(**said, reason="cancelled")))
+        stream.assemble(lead=stream)
+        await stream.hear("inventory")
+    job = Assignment("job-1", 3)
+    assert told[:2] == [("hold", job, "a pod was lost"), ("stop", job, "cancelled")]
+
+
+async def test_program_that_is_here_is_warm_and_not_fetched_again(controller, monkeypatch):
+    monkeypatch.setattr(Executor, "has_program", lambda self, digest: digest == "sha256:ab")
+    async with running(controller, num_hosts=1):
+        stream = await controller.attached()
+        stream.order(pb.HostCommand(warm_program=pb.WarmProgram(bundle_digest="sha256:ab")))
+        assert (await stream.hear("program_warmed")).program_warmed.bundle_digest == "sha256:ab"

@@ -131,6 +131,12 @@ def test_a_sound_spec_passes() -> None:
             "landbridge tokenizer train",
         ),
         (spec(labels={"a b": "c"}), "/labels/a b", "invalid", "match"),
+        (
+            spec(placement={"wait_timeout": "10m"}),
+            "/placement/wait_timeout",
+            "invalid",
+            "on_pod_loss: wait or shrink",
+        ),
         ([1], "", "type", "mapping"),
         (None, "", "type", "mapping"),
     ],
@@ -148,9 +154,6 @@ def test_a_mistake_is_named(document: Any, pointer: str, code: str, words: str) 
 @pytest.mark.parametrize(
     ("document", "pointer"),
     [
-        (spec(placement={"on_pod_loss": "wait"}), "/placement/on_pod_loss"),
-        (spec(placement={"on_pod_loss": "shrink"}), "/placement/on_pod_loss"),
-        (spec(placement={"wait_timeout": "10m"}), "/placement/wait_timeout"),
         (spec(placement={"selector": {"a": "b"}}), "/placement/selector"),
         (spec(queue="research"), "/queue"),
         (spec(priority=5), "/priority"),

@@ -2,15 +2,17 @@ from __future__ import annotations
 
 import pytest
 
+from controller.core import step
 from controller.core.cluster import Assignment, Host, Pod
 from controller.core.liveness import (
     LivenessPolicy,
+    gathering_grace,
     is_not_coming,
     is_silent,
     is_stuck,
     was_absent,
 )
-from tests.controller.core.world import inventory, ref
+from tests.controller.core.world import inventory, record, ref
 
 POLICY = LivenessPolicy(silence_grace=15.0, release_grace=3.0, return_grace=120.0, absence=5.0)
 
@@ -80,3 +82,10 @@ def test_pod_that_is_not_coming_is_told_with_both_numbers() -> None:
         "pod-0 has not formed and no host came for 150 s, 120 s are allowed; "
         "no job waits for it until one does"
     )
+
+
+def test_pod_may_finish_the_step_it_is_at_before_it_stands_still() -> None:
+    progress = step.begin(9, ["pod-0"])
+    assert gathering_grace(None, POLICY) == gathering_grace(progress, POLICY) == 3.0
+    progress, _ = step.report(progress, "pod-0", [record(1), record(2, seconds=4.0)])
+    assert gathering_grace(progress, POLICY) == 15.0

@@ -224,17 +224,18 @@ def test_job_succeeds_when_the_last_pod_has_applied_the_last_step() -> None:
     world.start(steps=4)
     assignment = world.assignment()
     world.apply(ref("pod-0"), range(1, 5))
-    world.release(ref("pod-0"), assignment, applied_step=4)
+    world.hold(ref("pod-0"), 4)
     assert world.job().state is JobState.RUNNING and world.job().suspicion is None
     world.now += 1.0
     world.apply(ref("pod-1"), range(1, 5))
     assert world.job().state is JobState.SUCCEEDED
     assert world.job().reason == Reason("Completed", "all 4 steps applied")
     assert world.job().finished_at == world.now
-    assert not world.ordered(commands.StopHost)
-    assert world.state.pods["pod-0"].assignment is None
-    world.release(ref("pod-1"), assignment, applied_step=4)
-    assert world.state.pods["pod-1"].assignment is None
+    # They keep the state until nobody can need it any more.
+    assert [order.host.pod for order in world.ordered(commands.StopHost)] == ["pod-0", "pod-1"]
+    for pod in ("pod-0", "pod-1"):
+        world.release(ref(pod), assignment, applied_step=4)
+        assert world.state.pods[pod].assignment is None
 
 
 def test_a_loss_that_is_no_number_ends_a_job_without_a_policy() -> None:

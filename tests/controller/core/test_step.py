@@ -218,3 +218,37 @@ def test_losses_that_agree_keep_their_bits() -> None:
     last = [record(1, loss=loss, grad_norm=None)]
     [merged] = step.report(progress, "pod-2", last, (), lambda _: slots)[1]
     assert merged.record.loss == loss and merged.record.grad_norm is None
+
+
+def test_step_that_one_pod_told_of_counts_when_it_has_to() -> None:
+    progress = step.begin(9, ["pod-0", "pod-1"])
+    progress = _report(progress, "pod-0", 1, 2, 3, 4, digest="a")
+    progress = _report(progress, "pod-1", 1, 2)
+    completed, merged = step.completed(progress, 3)
+    assert [m.record.step for m in merged] == [3] and completed.merged == 3
+    assert merged[0].digests == {"pod-0": "a"}
+    assert completed.totals.seconds == progress.totals.seconds + 0.5
+    # Step 4 is run again.
+    assert completed.held == {}
+
+
+def test_step_that_nobody_told_of_has_no_record_and_counts() -> None:
+    completed, merged = step.completed(step.begin(9, ["pod-0"]), 2)
+    assert (completed.merged, merged, completed.last) == (2, [], None)
+
+
+def test_next_generation_goes_on_with_other_pods_and_the_same_sums() -> None:
+    progress = _report(step.begin(9, ["pod-0", "pod-1"]), "pod-0", 1, 2, digest="a")
+    progress = _report(progress, "pod-1", 1, 2, digest="a")
+    resumed = step.resumed(progress, ["pod-1", "pod-2"])
+    assert resumed.applied == {"pod-1": 2, "pod-2": 2} and resumed.granted == 2
+    assert resumed.totals == progress.totals and resumed.digests == {"pod-1": (2, "a")}
+    assert resumed.last == progress.last
+    # What passed between the generations is no step's time.
+    after = _report(resumed, "pod-1", 3, time=9000.0)
+    after = _report(after, "pod-2", 3, time=9000.0)
+    assert after.totals.seconds == progress.totals.seconds + 0.5
+    assert (
+        _report(_report(after, "pod-1", 4, time=9002.0), "pod-2", 4, time=9002.0).last.seconds
+        == 2.0
+    )

@@ -190,6 +190,16 @@ class World:
         records = tuple(record(step, **fields) for step in steps)
         self.happens(events.StepsApplied(host, self.assignment(job_id), records, seen))
 
+    def hold(self, host: HostRef, step: int, job_id: str = "job-1", digest: str = "d") -> None:
+        """The host stands still after this step."""
+        held = events.JobHeld(host, self.assignment(job_id), step, digest * 64)
+        self.happens(held)
+
+    def loses(self, pod: str, index: int = 0, incarnation: str = "a") -> Outcome:
+        """A host of the pod is gone."""
+        host = ref(pod, index, incarnation)
+        return self.happens(events.HostDetached(host, f"{host} closed its connection"))
+
     def release(self, host: HostRef, assignment: Assignment, applied_step: int = 0) -> None:
         self.happens(events.JobReleased(host, assignment, applied_step))
 

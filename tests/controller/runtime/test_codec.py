@@ -100,6 +100,12 @@ EVENTS = {
             suspect_pod="pod-0",
         )
     ),
+    "program_warmed": pb.HostEvent(program_warmed=pb.ProgramWarmed(bundle_digest="sha256:ab")),
+    "job_held": pb.HostEvent(
+        job_held=pb.JobHeld(
+            job="job-1", generation=3, applied_step=7, state_sha256=bytes(range(32))
+        )
+    ),
     "job_released": pb.HostEvent(
         job_released=pb.JobReleased(job="job-1", generation=3, applied_step=7)
     ),
@@ -163,7 +169,7 @@ def test_every_event_but_hello_is_decoded() -> None:
     assert {type(event).__name__ for event in decoded.values()} == {
         *("HostInventoried", "HostHeard", "ProgramReady", "StepsApplied", "JobFaulted"),
         *("JobReleased", "CheckpointWritten", "CheckpointPublished", "RestoreFailed"),
-        *("Evaluated", "LinkConditionsReported"),
+        *("Evaluated", "LinkConditionsReported", "JobHeld", "HostWarmed"),
     }
     assert all(event.host == HOST for event in decoded.values())  # type: ignore[union-attr]
 
@@ -192,7 +198,7 @@ def test_every_source_of_a_peak_has_a_word(source: pb.PeakSource) -> None:
 def test_every_phase_has_a_word(phase: pb.Phase) -> None:
     event = codec.decode_event(HOST, pb.HostEvent(job_faulted=pb.JobFaulted(phase=phase)))
     assert isinstance(event, events.JobFaulted)
-    assert event.phase in {"fetch", "data", "compile", "compute", "exchange"}
+    assert event.phase in {"fetch", "data", "compile", "compute", "exchange", "heal"}
 
 
 def test_heartbeat_brings_traffic_by_peer() -> None:
@@ -206,6 +212,12 @@ def test_reports_of_a_job_carry_its_generation() -> None:
     )
     assert codec.decode_event(HOST, EVENTS["job_faulted"]) == events.JobFaulted(
         HOST, JOB, "exchange", 7, "no answer", "pod-0"
+    )
+    assert codec.decode_event(HOST, EVENTS["program_warmed"]) == events.HostWarmed(
+        HOST, "sha256:ab"
+    )
+    assert codec.decode_event(HOST, EVENTS["job_held"]) == events.JobHeld(
+        HOST, JOB, 7, bytes(range(32)).hex()
     )
     assert codec.decode_event(HOST, EVENTS["job_released"]) == events.JobReleased(HOST, JOB, 7)
     assert codec.decode_event(HOST, EVENTS["checkpoint_written"]) == events.CheckpointWritten(
@@ -318,7 +330,10 @@ ORDERS: dict[str, commands.Command] = {
         exchange=ExchangeRule("streaming_diloco", "int4", "stochastic", False, False, False),
         restore=commands.CheckpointPlace("job-0", "/other", commands.CheckpointId(100, 2), "ab"),
         data_start=commands.DataStart(100, 1600),
+        resume=commands.Resume(120, "ab" * 32, (1, 2), is_save_due=True, is_evaluation_due=True),
     ),
+    "warm_program": commands.WarmHost(HOST, "sha256:ab"),
+    "hold_job": commands.HoldHost(HOST, JOB, "pod-0 was lost"),
     "save_checkpoint": commands.SaveCheckpoint(HOST, JOB, 65),
     "publish_checkpoint": commands.PublishCheckpoint(
         HOST, JOB, "/c", 50, 2, "ab" * 32, 800, ((40, 80),)
@@ -352,6 +367,9 @@ def test_orders_say_what_the_core_meant() -> None:
     change = encoded["change_exchange"].change_exchange
     assert (change.job, change.generation, change.first_step) == ("job-1", 3, 65)
     assert (change.exchange.dtype, change.exchange.overlap) == (pb.EXCHANGE_DTYPE_INT8, True)
+    assert encoded["warm_program"].warm_program.bundle_digest == "sha256:ab"
+    hold = encoded["hold_job"].hold_job
+    assert (hold.job, hold.generation, hold.reason) == ("job-1", 3, "pod-0 was lost")
     stop = encoded["stop_job"].stop_job
     assert (stop.job, stop.generation, stop.reason) == ("job-1", 3, "cancelled")
     assert encoded["dismiss"].dismiss.reason == "silent"
@@ -367,6 +385,12 @@ def test_order_to_prepare_fills_every_field() -> None:
     assert [(p.first_step, p.num_slots) for p in message.phases] == [(1, 4), (101, 8)]
     assert [(slots.first, slots.end) for slots in message.phases[1].slots] == [(0, 4), (4, 8)]
     assert [(part.first, part.end) for part in message.skipped] == [(40, 80)]
+    resume = message.resume
+    assert (resume.step, resume.state_sha256, list(resume.lacking)) == (
+        *(120, bytes.fromhex("ab" * 32)),
+        [1, 2],
+    )
+    assert resume.is_save_due and resume.is_evaluation_due
     place = message.restore
     assert (place.job, place.directory, place.step, place.generation) == ("job-0", "/other", 100, 2)
     assert (message.data_json, message.digest_every_steps) == ('{"sources": []}', 10)

@@ -1,0 +1,57 @@
+"""Jobs that end, and pods that let go of them.
+
+Hosts let go when they are told to, or by themselves where they have failed; a pod is free once all
+of its hosts have.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from controller.core import commands
+from controller.core.cluster import Assignment, Pod
+from controller.core.job import Job, JobState, Move, Reason
+from controller.core.turn import Entry, Turn
+
+
+def fail(turn: Turn, job: Job, reason: Reason) -> None:
+    """The job ends with this reason; its pods let go."""
+    job = dataclasses.replace(
+        job.moved(Move.FAIL, reason), finished_at=turn.now, suspicion=None, healing=None
+    )
+    turn.put_job(job, Entry("job.failed", reason.message, job.id, data={"code": reason.code}))
+    let_go(turn, job, reason.message)
+
+
+def let_go(turn: Turn, job: Job, reason: str) -> None:
+    """Every pod of the job stops at the next step boundary and becomes free."""
+    assignment = Assignment(job.id, job.generation)
+    if job.program is None:
+        turn.order(commands.AbandonLowering(assignment))
+    for host in list(turn.holders(assignment)):
+        turn.order(commands.StopHost(host.ref, assignment, reason))
+    await_release(turn, assignment)
+
+
+def await_release(turn: Turn, assignment: Assignment) -> None:
+    """From now on the pods of the assignment are expected to let go."""
+    for pod in list(turn.pods.values()):
+        if pod.assignment == assignment:
+            turn.put_pod(dataclasses.replace(pod, releasing_since=turn.now))
+            free_if_released(turn, turn.pods[pod.name])
+
+
+def free_if_released(turn: Turn, pod: Pod) -> None:
+    """A pod none of whose hosts holds its assignment is free once the assignment is over."""
+    assignment = pod.assignment
+    if assignment is None or pod.releasing_since is None:
+        return
+    if any(host.holds == assignment for host in pod.hosts.values()):
+        return
+    turn.put_pod(dataclasses.replace(pod, assignment=None, releasing_since=None))
+    turn.availability_changed = True
+    job = turn.current_job(assignment)
+    still_held = any(other.assignment == assignment for other in turn.pods.values())
+    if job is not None and job.state is JobState.CANCELLING and not still_held:
+        job = dataclasses.replace(job.moved(Move.RELEASED, job.reason), finished_at=turn.now)
+        turn.put_job(job, Entry("job.cancelled", job.reason.message, job.id))

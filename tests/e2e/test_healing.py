@@ -1,0 +1,109 @@
+"""Real workers are killed, and the run ends in the bits of an undisturbed one."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
+
+STEPS = 400
+LONG = {"steps": STEPS, "digest_every": 50}
+DATA = {"epochs": 1000}
+
+
+@pytest.fixture(scope="module")
+def two_pods(fleet):
+    with fleet(pods=2) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def undisturbed(two_pods, make_spec) -> dict[str, Any]:
+    """The same job when nobody interferes."""
+    client = two_pods.client
+    job = client.wait(client.submit(make_spec(data=DATA, train=LONG))["id"], timeout=300)
+    assert job["state"] == "SUCCEEDED", job["reason"]
+    return {"digest": _digest(job), "losses": _losses(client, job["id"])}
+
+
+def _digest(job: dict[str, Any]) -> str:
+    (digest,) = {pod["digest"]["sha256"] for pod in job["pods"]}
+    return digest
+
+
+def _losses(client, job_id: str) -> list[tuple[int, float]]:
+    """Every step that was recorded, in order, with its loss."""
+    found, after = [], 0
+    while True:
+        page = client.steps(job_id, after=after)
+        found += [(step["step"], step["loss"]) for step in page["steps"]]
+        if not page["steps"]:
+            return found
+        after = page["next_after"]
+
+
+def _reaches(client, job_id: str, step: int) -> dict[str, Any]:
+    job = client.wait(job_id, until=lambda job: job["step"] >= step, timeout=120)
+    assert job["state"] in ("RUNNING", "RECOVERING"), job["reason"]
+    return job
+
+
+@pytest.mark.parametrize("on_pod_loss", ["wait", "shrink"])
+def test_killed_pod_costs_no_step_and_changes_no_bit(two_pods, make_spec, undisturbed, on_pod_loss):
+    client = two_pods.client
+    client.wait_for_pods(2, timeout=60)
+    placement = {"on_pod_loss": on_pod_loss}
+    job_id = client.submit(make_spec(data=DATA, train=LONG, placement=placement))["id"]
+    _reaches(client, job_id, 40)
+    pids = two_pods.pids()
+    os.kill(pids["pod-1"][0], signal.SIGKILL)
+    job = client.wait(job_id, timeout=200)
+    assert job["state"] == "SUCCEEDED", job["reason"]
+    assert _digest(job) == undisturbed["digest"]
+    assert _losses(client, job_id) == undisturbed["losses"]
+    assert job["attempt"] == 1 and job["generation"] >= 2
+    # Who survives is not started again.
+    assert two_pods.pids()["pod-0"] == pids["pod-0"]
+
+
+def test_pods_killed_at_any_moment_cost_no_step_and_change_no_bit(two_pods, make_spec, undisturbed):
+    client, chance = two_pods.client, random.Random(5)
+    client.wait_for_pods(2, timeout=60)
+    placement = {"on_pod_loss": "wait"}
+    job_id = client.submit(make_spec(data=DATA, train=LONG, placement=placement))["id"]
+    kills = 0
+    for step in sorted(chance.sample(range(20, STEPS - 40), 5)):
+        job = _reaches(client, job_id, step)
+        if job["state"] == "RUNNING":
+            victim = chance.choice(["pod-0", "pod-1"])
+            os.kill(two_pods.pids()[victim][0], signal.SIGKILL)
+            kills += 1
+    job = client.wait(job_id, timeout=200)
+    assert job["state"] == "SUCCEEDED", job["reason"]
+    assert kills == 5
+    assert _digest(job) == undisturbed["digest"]
+    assert _losses(client, job_id) == undisturbed["losses"]
+
+
+def test_killed_host_of_a_pod_of_two_is_healed_with_its_pod(fleet, make_spec):
+    with fleet(pods=2, hosts_per_pod=2) as running:
+        client = running.client
+        placement = {"mesh": {"data": 2}, "on_pod_loss": "wait"}
+        train = {"steps": 60, "digest_every": 20}
+        found = []
+        for kills in (False, True):
+            document = make_spec(data=DATA, train=train, placement=placement)
+            job_id = client.submit(document)["id"]
+            _reaches(client, job_id, 5)
+            if kills:
+                os.kill(running.pids()["pod-1"][1], signal.SIGKILL)
+            job = client.wait(job_id, timeout=200)
+            assert job["state"] == "SUCCEEDED", job["reason"]
+            found.append((_digest(job), _losses(client, job_id)))
+        assert found[0] == found[1]
+        assert job["generation"] == 2 and job["attempt"] == 1
