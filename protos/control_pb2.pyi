@@ -83,7 +83,7 @@ class HostEvent(_message.Message):
     def __init__(self, hello: _Optional[_Union[HostHello, _Mapping]] = ..., inventory: _Optional[_Union[HostInventory, _Mapping]] = ..., program_ready: _Optional[_Union[ProgramReady, _Mapping]] = ..., steps_applied: _Optional[_Union[StepsApplied, _Mapping]] = ..., job_faulted: _Optional[_Union[JobFaulted, _Mapping]] = ..., job_released: _Optional[_Union[JobReleased, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., checkpoint_written: _Optional[_Union[CheckpointWritten, _Mapping]] = ..., checkpoint_published: _Optional[_Union[CheckpointPublished, _Mapping]] = ..., restore_failed: _Optional[_Union[RestoreFailed, _Mapping]] = ..., evaluated: _Optional[_Union[Evaluated, _Mapping]] = ..., link_conditions: _Optional[_Union[LinkConditions, _Mapping]] = ..., job_held: _Optional[_Union[JobHeld, _Mapping]] = ..., program_warmed: _Optional[_Union[ProgramWarmed, _Mapping]] = ...) -> None: ...
 
 class HostCommand(_message.Message):
-    __slots__ = ("assemble_pod", "prepare_job", "grant_window", "stop_job", "dismiss", "publish_checkpoint", "remove_checkpoint", "save_checkpoint", "set_link_conditions", "change_exchange", "hold_job", "warm_program")
+    __slots__ = ("assemble_pod", "prepare_job", "grant_window", "stop_job", "dismiss", "publish_checkpoint", "remove_checkpoint", "save_checkpoint", "set_link_conditions", "change_exchange", "hold_job", "warm_program", "tell_again")
     ASSEMBLE_POD_FIELD_NUMBER: _ClassVar[int]
     PREPARE_JOB_FIELD_NUMBER: _ClassVar[int]
     GRANT_WINDOW_FIELD_NUMBER: _ClassVar[int]
@@ -96,6 +96,7 @@ class HostCommand(_message.Message):
     CHANGE_EXCHANGE_FIELD_NUMBER: _ClassVar[int]
     HOLD_JOB_FIELD_NUMBER: _ClassVar[int]
     WARM_PROGRAM_FIELD_NUMBER: _ClassVar[int]
+    TELL_AGAIN_FIELD_NUMBER: _ClassVar[int]
     assemble_pod: AssemblePod
     prepare_job: PrepareJob
     grant_window: GrantWindow
@@ -108,10 +109,11 @@ class HostCommand(_message.Message):
     change_exchange: ChangeExchange
     hold_job: HoldJob
     warm_program: WarmProgram
-    def __init__(self, assemble_pod: _Optional[_Union[AssemblePod, _Mapping]] = ..., prepare_job: _Optional[_Union[PrepareJob, _Mapping]] = ..., grant_window: _Optional[_Union[GrantWindow, _Mapping]] = ..., stop_job: _Optional[_Union[StopJob, _Mapping]] = ..., dismiss: _Optional[_Union[Dismiss, _Mapping]] = ..., publish_checkpoint: _Optional[_Union[PublishCheckpoint, _Mapping]] = ..., remove_checkpoint: _Optional[_Union[RemoveCheckpoint, _Mapping]] = ..., save_checkpoint: _Optional[_Union[SaveCheckpoint, _Mapping]] = ..., set_link_conditions: _Optional[_Union[SetLinkConditions, _Mapping]] = ..., change_exchange: _Optional[_Union[ChangeExchange, _Mapping]] = ..., hold_job: _Optional[_Union[HoldJob, _Mapping]] = ..., warm_program: _Optional[_Union[WarmProgram, _Mapping]] = ...) -> None: ...
+    tell_again: TellAgain
+    def __init__(self, assemble_pod: _Optional[_Union[AssemblePod, _Mapping]] = ..., prepare_job: _Optional[_Union[PrepareJob, _Mapping]] = ..., grant_window: _Optional[_Union[GrantWindow, _Mapping]] = ..., stop_job: _Optional[_Union[StopJob, _Mapping]] = ..., dismiss: _Optional[_Union[Dismiss, _Mapping]] = ..., publish_checkpoint: _Optional[_Union[PublishCheckpoint, _Mapping]] = ..., remove_checkpoint: _Optional[_Union[RemoveCheckpoint, _Mapping]] = ..., save_checkpoint: _Optional[_Union[SaveCheckpoint, _Mapping]] = ..., set_link_conditions: _Optional[_Union[SetLinkConditions, _Mapping]] = ..., change_exchange: _Optional[_Union[ChangeExchange, _Mapping]] = ..., hold_job: _Optional[_Union[HoldJob, _Mapping]] = ..., warm_program: _Optional[_Union[WarmProgram, _Mapping]] = ..., tell_again: _Optional[_Union[TellAgain, _Mapping]] = ...) -> None: ...
 
 class HostHello(_message.Message):
-    __slots__ = ("protocol_version", "pod", "host_index", "num_hosts", "incarnation", "link_address", "coordinator_address", "pid", "join_token")
+    __slots__ = ("protocol_version", "pod", "host_index", "num_hosts", "incarnation", "link_address", "coordinator_address", "pid", "join_token", "assembled_with", "held")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     POD_FIELD_NUMBER: _ClassVar[int]
     HOST_INDEX_FIELD_NUMBER: _ClassVar[int]
@@ -121,6 +123,8 @@ class HostHello(_message.Message):
     COORDINATOR_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
     JOIN_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    ASSEMBLED_WITH_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     pod: str
     host_index: int
@@ -130,7 +134,19 @@ class HostHello(_message.Message):
     coordinator_address: str
     pid: int
     join_token: str
-    def __init__(self, protocol_version: _Optional[int] = ..., pod: _Optional[str] = ..., host_index: _Optional[int] = ..., num_hosts: _Optional[int] = ..., incarnation: _Optional[str] = ..., link_address: _Optional[str] = ..., coordinator_address: _Optional[str] = ..., pid: _Optional[int] = ..., join_token: _Optional[str] = ...) -> None: ...
+    assembled_with: str
+    held: HeldJob
+    def __init__(self, protocol_version: _Optional[int] = ..., pod: _Optional[str] = ..., host_index: _Optional[int] = ..., num_hosts: _Optional[int] = ..., incarnation: _Optional[str] = ..., link_address: _Optional[str] = ..., coordinator_address: _Optional[str] = ..., pid: _Optional[int] = ..., join_token: _Optional[str] = ..., assembled_with: _Optional[str] = ..., held: _Optional[_Union[HeldJob, _Mapping]] = ...) -> None: ...
+
+class HeldJob(_message.Message):
+    __slots__ = ("job", "generation", "granted_step")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    GRANTED_STEP_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    generation: int
+    granted_step: int
+    def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ..., granted_step: _Optional[int] = ...) -> None: ...
 
 class HostInventory(_message.Message):
     __slots__ = ("platform", "device_kind", "num_devices", "device_memory_bytes", "peak_flops_per_second", "peak_source", "versions")
@@ -165,14 +181,16 @@ class HostInventory(_message.Message):
     def __init__(self, platform: _Optional[str] = ..., device_kind: _Optional[str] = ..., num_devices: _Optional[int] = ..., device_memory_bytes: _Optional[int] = ..., peak_flops_per_second: _Optional[_Mapping[str, float]] = ..., peak_source: _Optional[_Union[PeakSource, str]] = ..., versions: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class AssemblePod(_message.Message):
-    __slots__ = ("coordinator_address", "lead_link_address", "heartbeat_interval_seconds")
+    __slots__ = ("coordinator_address", "lead_link_address", "heartbeat_interval_seconds", "lead_incarnation")
     COORDINATOR_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     LEAD_LINK_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_INTERVAL_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    LEAD_INCARNATION_FIELD_NUMBER: _ClassVar[int]
     coordinator_address: str
     lead_link_address: str
     heartbeat_interval_seconds: float
-    def __init__(self, coordinator_address: _Optional[str] = ..., lead_link_address: _Optional[str] = ..., heartbeat_interval_seconds: _Optional[float] = ...) -> None: ...
+    lead_incarnation: str
+    def __init__(self, coordinator_address: _Optional[str] = ..., lead_link_address: _Optional[str] = ..., heartbeat_interval_seconds: _Optional[float] = ..., lead_incarnation: _Optional[str] = ...) -> None: ...
 
 class PrepareJob(_message.Message):
     __slots__ = ("job", "generation", "bundle_digest", "members", "member_index", "phases", "seed", "data_json", "digest_every_steps", "target_steps", "checkpoint_every_steps", "checkpoint_directory", "restore", "skipped", "evaluate_every_steps", "data_start", "exchange", "resume")
@@ -388,6 +406,16 @@ class HoldJob(_message.Message):
     generation: int
     reason: str
     def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class TellAgain(_message.Message):
+    __slots__ = ("job", "generation", "after_step")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    AFTER_STEP_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    generation: int
+    after_step: int
+    def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ..., after_step: _Optional[int] = ...) -> None: ...
 
 class WarmProgram(_message.Message):
     __slots__ = ("bundle_digest",)

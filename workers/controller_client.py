@@ -69,6 +69,7 @@ def assignment_of(
         | pb.PrepareJob
         | pb.SaveCheckpoint
         | pb.ChangeExchange
+        | pb.TellAgain
     ),
 ) -> Assignment:
     return Assignment(message.job, message.generation)
@@ -225,6 +226,12 @@ def encode_report(report: Report) -> pb.HostEvent:
                 job=assignment.job, generation=assignment.generation, message=message
             )
             return pb.HostEvent(restore_failed=failed)
+
+
+def encode_held(held: Assignment | None, granted_step: int) -> pb.HeldJob | None:
+    if held is None:
+        return None
+    return pb.HeldJob(job=held.job, generation=held.generation, granted_step=granted_step)
 
 
 def encode_heartbeat(traffic: Mapping[str, Traffic]) -> pb.HostEvent:

@@ -1,9 +1,10 @@
 """The control side of a host: dials the controller, obeys, reports. Never touches a device.
 
-The stream is dialled again with back-off when it breaks; a job that was running then is left,
-because the controller counts a host that is gone as lost. The process ends when it is dismissed or
-told to stop, and when it loses the stream as a member of a pod of several hosts: jax.distributed
-lets no process into a second pod, so only new processes can form the pod again.
+The stream is dialled again with back-off when it breaks. A job goes on meanwhile, as far as its
+steps are granted, and what is to be told of it is kept; the controller that answers says whether it
+wants to hear it, or has it stopped. The process ends when it is dismissed or told to stop, and when
+no controller answers for long. jax.distributed lets no process into a second pod, so a host says
+with whom it formed its pod; one whose pod cannot form again is dismissed.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from workers.checkpoint import layout
 from workers.exchange.base import GradientExchange
 from workers.exchange.emulator import LinkEmulator
 from workers.executor import Executor
+from workers.ledger import Ledger
 from workers.orders import (
     Applied,
     Assignment,
@@ -65,10 +67,6 @@ _FINAL_CODES = frozenset(
 REDIAL_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0)
 REDIAL_LIMIT_SECONDS = 600.0
 """A host that finds no controller for ten minutes is an orphan and ends."""
-
-
-class CannotReturn(Exception):
-    """The stream is lost and this process is of no use for another one; a new one is."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -110,6 +108,10 @@ class Host:
         self._heartbeat_seconds = 1.0
         self._fetches: dict[Assignment, asyncio.Task[None]] = {}
         self._assembly: asyncio.Task[None] | None = None
+        self._assembled_with = ""
+        self._inventory: Report | None = None
+        """Once the pod has assembled."""
+        self._ledger = Ledger()
         self._errands: set[asyncio.Task[None]] = set()
         # One after the other, in the order they were asked for: publishing deletes what is before.
         self._storage = asyncio.Lock()
@@ -117,13 +119,13 @@ class Host:
     def report(self, report: Report) -> None:
         """Send a report up; on the event loop's thread."""
         if self._identity.index == 0 or not _is_for_lead_only(report):
-            self._outbox.put_nowait(codec.encode_report(report))
+            for told in self._ledger.tell(report):
+                self._outbox.put_nowait(codec.encode_report(told))
 
     async def run(self) -> None:
         """Serve until dismissed, or until no controller was found for REDIAL_LIMIT_SECONDS.
 
-        Raises CannotReturn when the stream of a host is lost whose pod of several hosts has begun
-        to assemble, and grpc.aio.AioRpcError when the controller refuses this host for good.
+        Raises grpc.aio.AioRpcError when the controller refuses this host for good.
         """
         clock = asyncio.get_running_loop().time
         attempt, lost_at = 0, clock()
@@ -141,27 +143,17 @@ class Host:
                 if error.code() in _FINAL_CODES:
                     raise
                 logger.warning("the controller is out of reach: %s", error.details())
-            if self._is_bound_to_pod:
-                raise CannotReturn(
-                    f"the stream to the controller is lost, and the {self._identity.num_hosts} "
-                    f"processes of {self._identity.pod} cannot form a pod a second time; ending, "
-                    "so that whoever launched this host starts it again"
-                )
             if has_answered:
                 attempt, lost_at = 0, clock()
-            self._executor.stop_all("the controller is out of reach")
             delay = REDIAL_SECONDS[min(attempt, len(REDIAL_SECONDS) - 1)]
             attempt += 1
             # Jitter keeps the hosts of a fleet from dialling a restarted controller all at once.
             await asyncio.sleep(delay * random.uniform(0.5, 1.5))
         logger.error("no controller at %s; giving up", self._controller)
 
-    @property
-    def _is_bound_to_pod(self) -> bool:
-        return self._identity.num_hosts > 1 and self._assembly is not None
-
     async def _attach(self, channel: grpc.aio.Channel) -> AsyncIterator[pb.HostCommand]:
         self._outbox = asyncio.Queue()
+        self._ledger.fall_silent()
         stub = control_pb2_grpc.ControlServiceStub(channel)
         call = stub.Attach(self._events(), wait_for_ready=False)
         beat = asyncio.create_task(self._beat())
@@ -175,6 +167,8 @@ class Host:
     async def _events(self) -> AsyncIterator[pb.HostEvent]:
         outbox = self._outbox
         yield pb.HostEvent(hello=self._hello())
+        if self._inventory is not None:
+            yield codec.encode_report(self._inventory)
         if self._emulator is not None:
             yield codec.encode_conditions(self._emulator.conditions)
         while True:
@@ -189,6 +183,7 @@ class Host:
         match command.WhichOneof("command"):
             case "assemble_pod":
                 self._heartbeat_seconds = command.assemble_pod.heartbeat_interval_seconds
+                self._assembled_with = command.assemble_pod.lead_incarnation
                 self._assembly = asyncio.create_task(
                     self._assemble_and_report(command.assemble_pod)
                 )
@@ -196,11 +191,17 @@ class Host:
                 order = codec.decode_order(
                     command.prepare_job, self._identity.index, self._checkpoints
                 )
+                self._ledger.begin(order.assignment)
                 self._prepare(order, channel)
+            case "tell_again":
+                again = command.tell_again
+                for told in self._ledger.again(codec.assignment_of(again), again.after_step):
+                    self._outbox.put_nowait(codec.encode_report(told))
             case "warm_program":
                 self._spawn(self._warm(command.warm_program.bundle_digest, channel))
             case "grant_window":
                 grant = command.grant_window
+                self._ledger.granted(codec.assignment_of(grant), grant.last_step)
                 self._executor.grant(codec.assignment_of(grant), grant.last_step)
             case "change_exchange":
                 change = command.change_exchange
@@ -289,6 +290,7 @@ class Host:
         except Exception:
             logger.exception("the accelerators cannot be initialised")
             os._exit(1)
+        self._inventory = inventory
         self.report(inventory)
 
     def _prepare(self, order: JobOrder, channel: grpc.aio.Channel) -> None:
@@ -332,6 +334,8 @@ class Host:
             coordinator_address=identity.coordinator_address,
             pid=os.getpid(),
             join_token=identity.join_token,
+            assembled_with=self._assembled_with if self._inventory is not None else "",
+            held=codec.encode_held(self._ledger.held, self._ledger.granted_step),
         )
 
 

@@ -26,7 +26,7 @@ from workers.exchange.conditions import parse_conditions
 from workers.exchange.emulator import LinkEmulator
 from workers.exchange.grpc_exchange import GrpcExchange
 from workers.executor import Executor
-from workers.host import CannotReturn, Host, HostIdentity
+from workers.host import Host, HostIdentity
 from workers.orders import Inventory, Report
 from workers.program import Loader, load
 
@@ -97,9 +97,6 @@ class _Worker:
             await serving
         except asyncio.CancelledError:
             logger.info("told to stop")
-        except CannotReturn as reason:
-            logger.error("%s", reason)
-            status = 1
         self._executor.close()
         await asyncio.to_thread(thread.join, STOP_GRACE_SECONDS)
         return status

@@ -40,6 +40,20 @@ def begin(turn: Turn, job: Job, after: int) -> Job:
     return dataclasses.replace(job, choosing=choice)
 
 
+def taken_over(turn: Turn, job: Job) -> Job:
+    """The way in force, said again by a restarted controller to hosts that may not have heard."""
+    policy, choice = job.spec.choice, job.choosing
+    if policy is None or choice is None:
+        return job
+    assignment = Assignment(job.id, job.generation)
+    for host in turn.holders(assignment):
+        if host.granted < choice.first_step:
+            rule = policy.candidates[choice.index].rule
+            turn.order(commands.ChangeExchange(host.ref, assignment, choice.first_step, rule))
+    sent = _traffic(job, turn.pods)
+    return dataclasses.replace(job, choosing=dataclasses.replace(choice, sent_before=sent))
+
+
 def judge(turn: Turn, job: Job) -> Job:
     """After further steps, of a job that goes on."""
     policy, choice, progress = job.spec.choice, job.choosing, job.progress

@@ -115,6 +115,10 @@ class Host:
     traffic: Mapping[str, Traffic] = dataclasses.field(default_factory=dict)
     link: LinkConditions | None = None
     """Of its emulated link, those in force; None when its link is not emulated."""
+    assembled_with: str = ""
+    """Incarnation of the lead with which it assembled its pod; empty before."""
+    granted: int = 0
+    """Last step of what it holds that an earlier controller granted it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, order=True)

@@ -30,6 +30,17 @@ class AssembleHost:
     host: HostRef
     coordinator_address: str
     lead_link_address: str
+    lead_incarnation: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TellAgain:
+    """Tell what was told of the job to an earlier controller, and go on."""
+
+    host: HostRef
+    assignment: Assignment
+    after_step: int
+    """Steps up to this one are known."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -230,6 +241,7 @@ Command = (
     LowerProgram
     | AbandonLowering
     | AssembleHost
+    | TellAgain
     | WarmHost
     | PrepareHost
     | GrantWindow

@@ -28,6 +28,8 @@ class JobReloaded:
     """A restarted controller found a job in its store that had not ended."""
 
     job: Job
+    records: tuple[StepRecord, ...] = ()
+    """Of its present timeline, the newest: all since its newest checkpoint, within bounds."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -88,6 +90,12 @@ class HostAttached:
     link_address: str
     coordinator_address: str
     pid: int
+    assembled_with: str = ""
+    """Incarnation of the lead with which it assembled its pod before; empty when it has not."""
+    held: Assignment | None = None
+    """What it runs, prepares or stands still with, having dialled before."""
+    granted: int = 0
+    """Last step that it was granted of that."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -39,13 +39,16 @@ class Overdue(typing.NamedTuple):
 
 def is_gathering(job: Job) -> bool:
     """Whether the others are being told to stand still, or do and wait."""
-    return job.healing is not None and job.healing.begun is None
+    is_awaited = job.awaited_since is not None
+    return job.healing is not None and job.healing.begun is None and not is_awaited
 
 
 def pod_lost(turn: Turn, job: Job, pod: str, reason: Reason) -> None:
     """A pod that works for the job is gone, or about to be ended."""
-    # Nothing that its other hosts may still say counts.
-    turn.put_pod(dataclasses.replace(turn.pods[pod], releasing_since=turn.now))
+    present = turn.pods.get(pod)
+    if present is not None and present.assignment and present.assignment.job == job.id:
+        # Nothing that its other hosts may still say counts.
+        turn.put_pod(dataclasses.replace(present, releasing_since=turn.now))
     _go_on(turn, job, reason, pod)
 
 
@@ -62,12 +65,14 @@ def seek(turn: Turn) -> None:
     """Pods have come or become free: for gangs that wait for one, for those that could be larger,
     and to stand in for a pod that may be lost."""
     for job in list(turn.jobs.values()):
+        if job.awaited_since is not None:
+            continue
         if is_gathering(job):
             settle(turn, job)
         elif job.state is JobState.RUNNING and job.spec.on_pod_loss != "fail":
             if _may_grow(turn, job):
                 message = f"one more pod is ready than the {len(job.gang)} that train"
-                _gather(turn, job, Reason("Growing", message), is_growing=True)
+                gather(turn, job, Reason("Growing", message), is_growing=True)
             else:
                 _warm_a_spare(turn, job)
 
@@ -75,7 +80,7 @@ def seek(turn: Turn) -> None:
 def overdue(turn: Turn, job: Job, policy: LivenessPolicy) -> Overdue:
     """Pods that were told to stand still and have not said so for too long."""
     healing = job.healing
-    if healing is None or healing.begun is not None:
+    if healing is None or not is_gathering(job):
         return Overdue((), "")
     grace = gathering_grace(job.progress, policy)
     late = [pod for pod in _members(turn, job) if not _has_answered(pod)]
@@ -110,11 +115,11 @@ def settle(turn: Turn, job: Job) -> None:
     standing = _standing(turn, job)
     for pod in members:
         if pod not in standing:
-            _dismiss(turn, job, pod)
+            letting_go.drop(turn, pod, "its hosts hold no state together")
     merged = job.progress.merged if job.progress else 0
     if max((pod.standing.step for pod in standing if pod.standing), default=-1) < merged:
         what = f"no state after step {merged} is left"
-        _restart(turn, job, Reason("StateLost", f"{job.healing.cause.message}; {what}"))
+        restart(turn, job, Reason("StateLost", f"{job.healing.cause.message}; {what}"))
         return
     newcomers = _newcomers(turn, job, standing)
     if newcomers is None:
@@ -132,9 +137,9 @@ def _go_on(turn: Turn, job: Job, reason: Reason, lost: str | None) -> None:
         message = f"{setbacks.in_a_row} losses in a row and no step in between; {reason.message}"
         letting_go.fail(turn, job, Reason("CrashLoop", message))
     elif job.state in (JobState.RUNNING, JobState.RECOVERING) and _keeps_state(job):
-        _gather(turn, job, reason, lost)
+        gather(turn, job, reason, lost)
     else:
-        _restart(turn, job, reason)
+        restart(turn, job, reason)
 
 
 def _keeps_state(job: Job) -> bool:
@@ -144,9 +149,10 @@ def _keeps_state(job: Job) -> bool:
     return job.spec.exchange.mode == "full" and job.spike is None
 
 
-def _gather(
+def gather(
     turn: Turn, job: Job, cause: Reason, lost: str | None = None, *, is_growing: bool = False
 ) -> None:
+    """Have every pod that is left stand still."""
     if job.state is JobState.RUNNING:
         job = job.moved(Move.GATHER, cause)
     before = job.healing
@@ -160,19 +166,24 @@ def _gather(
     )
     kind = "job.growing" if is_growing else "job.recovering"
     turn.put_job(job, Entry(kind, cause.message, job.id, lost, data={"code": cause.code}))
-    assignment = Assignment(job.id, job.generation)
     for pod in _members(turn, job):
         for host in pod.hosts.values():
-            if host.holds == assignment and host.standing is None:
-                turn.order(commands.HoldHost(host.ref, assignment, cause.message))
+            if host.holds is not None and host.standing is None:
+                turn.order(commands.HoldHost(host.ref, host.holds, cause.message))
     settle(turn, job)
 
 
 def _members(turn: Turn, job: Job) -> list[Pod]:
-    """Pods of the present generation that are not lost, in the order of their slots."""
-    assignment = Assignment(job.id, job.generation)
+    """Pods that hold the job and are not lost, in the order of their slots. After a restart of the
+    controller some may not have heard of the newest generation."""
     pods = [turn.pods[name] for name in job.gang if name in turn.pods]
-    return [p for p in pods if p.assignment == assignment and p.releasing_since is None]
+    return [
+        pod
+        for pod in pods
+        if pod.assignment is not None
+        and pod.assignment.job == job.id
+        and pod.releasing_since is None
+    ]
 
 
 def _has_answered(pod: Pod) -> bool:
@@ -182,16 +193,6 @@ def _has_answered(pod: Pod) -> bool:
 
 def _standing(turn: Turn, job: Job) -> list[Pod]:
     return [pod for pod in _members(turn, job) if pod.standing is not None]
-
-
-def _dismiss(turn: Turn, job: Job, pod: Pod) -> None:
-    """A pod that stands nowhere is of no use to this generation."""
-    assignment = Assignment(job.id, job.generation)
-    for host in pod.hosts.values():
-        if host.holds == assignment:
-            turn.order(commands.StopHost(host.ref, assignment, "its hosts hold no state together"))
-    turn.put_pod(dataclasses.replace(pod, releasing_since=turn.now))
-    letting_go.free_if_released(turn, turn.pods[pod.name])
 
 
 def _newcomers(turn: Turn, job: Job, standing: Sequence[Pod]) -> list[Pod] | None:
@@ -269,7 +270,7 @@ def _begin(turn: Turn, job: Job, standing: Sequence[Pod], newcomers: Sequence[Po
     completed = _completed(turn, job, after)
     if completed is None:
         # The steps that nobody else has told of are run again, and judged as any.
-        _restart(turn, job, Reason("SpikeUnderWay", f"{job.healing.cause.message}; a loss spiked"))
+        restart(turn, job, Reason("SpikeUnderWay", f"{job.healing.cause.message}; a loss spiked"))
         return
     assert completed.progress is not None
     before = Assignment(job.id, job.generation)
@@ -323,7 +324,7 @@ def _completed(turn: Turn, job: Job, after: int) -> Job | None:
     return job
 
 
-def _restart(turn: Turn, job: Job, reason: Reason) -> None:
+def restart(turn: Turn, job: Job, reason: Reason) -> None:
     """Another attempt, from the newest checkpoint."""
     newest = job.checkpoints.newest
     then = f"goes back to step {newest.step}" if newest else "starts over"

@@ -251,6 +251,8 @@ class Job:
     """Peak of all devices of the gang for the compute dtype; None when any is unknown."""
     peak_source: str | None = None
     suspicion: Suspicion | None = None
+    awaited_since: float | None = None
+    """Since when a restarted controller waits to hear which hosts still run it."""
     healing: Healing | None = None
     setbacks: Setbacks = Setbacks()
     admitted_at: float | None = None

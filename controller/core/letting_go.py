@@ -25,20 +25,22 @@ def fail(turn: Turn, job: Job, reason: Reason) -> None:
 
 def let_go(turn: Turn, job: Job, reason: str) -> None:
     """Every pod of the job stops at the next step boundary and becomes free."""
-    assignment = Assignment(job.id, job.generation)
     if job.program is None:
-        turn.order(commands.AbandonLowering(assignment))
-    for host in list(turn.holders(assignment)):
-        turn.order(commands.StopHost(host.ref, assignment, reason))
-    await_release(turn, assignment)
-
-
-def await_release(turn: Turn, assignment: Assignment) -> None:
-    """From now on the pods of the assignment are expected to let go."""
+        turn.order(commands.AbandonLowering(Assignment(job.id, job.generation)))
     for pod in list(turn.pods.values()):
-        if pod.assignment == assignment:
-            turn.put_pod(dataclasses.replace(pod, releasing_since=turn.now))
-            free_if_released(turn, turn.pods[pod.name])
+        if pod.assignment is not None and pod.assignment.job == job.id:
+            drop(turn, pod, reason)
+
+
+def drop(turn: Turn, pod: Pod, reason: str) -> None:
+    """A pod that holds a job lets go of it, and is expected to from now on."""
+    if pod.releasing_since is not None:
+        return
+    for _, host in sorted(pod.hosts.items()):
+        if host.holds is not None:
+            turn.order(commands.StopHost(host.ref, host.holds, reason))
+    turn.put_pod(dataclasses.replace(pod, releasing_since=turn.now))
+    free_if_released(turn, turn.pods[pod.name])
 
 
 def free_if_released(turn: Turn, pod: Pod) -> None:
@@ -46,7 +48,7 @@ def free_if_released(turn: Turn, pod: Pod) -> None:
     assignment = pod.assignment
     if assignment is None or pod.releasing_since is None:
         return
-    if any(host.holds == assignment for host in pod.hosts.values()):
+    if any(host.holds is not None for host in pod.hosts.values()):
         return
     turn.put_pod(dataclasses.replace(pod, assignment=None, releasing_since=None))
     turn.availability_changed = True

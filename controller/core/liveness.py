@@ -30,6 +30,10 @@ class LivenessPolicy:
     10 s later, measured on two cores; a machine that boots or pulls an image takes a minute or two.
     A pod given up too early costs a waiting job its turn until the pod is back; one given up too
     late holds up those behind."""
+    takeover_grace: float = 20.0
+    """Hosts dial a restarted controller again within 3 s (the longest back-off, and jitter); one
+    that computes on all cores of its machine may be late. A job on pods that do not come back waits
+    so long."""
     absence: float = 5.0
     """A controller that saw no tick for this long (they come every 0.25 s) was stopped itself or
     its machine slept; what it did not hear meanwhile says nothing about hosts."""

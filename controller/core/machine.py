@@ -25,6 +25,7 @@ from controller.core import (
     preparing,
     rewinding,
     saving,
+    taking_over,
     training,
 )
 from controller.core.cluster import Assignment
@@ -67,7 +68,8 @@ def _job_submitted(turn: Turn, event: events.JobSubmitted, _policy: LivenessPoli
 
 
 def _job_reloaded(turn: Turn, event: events.JobReloaded, _policy: LivenessPolicy) -> None:
-    """Steps are pure functions of the seed, so starting over costs time and no result."""
+    """Steps are pure functions of the seed, so starting over costs time and no result; but hosts
+    may run it still."""
     job = event.job
     if job.state is JobState.CANCELLING:
         job = dataclasses.replace(job.moved(Move.REQUEUE, job.reason), finished_at=turn.now)
@@ -75,6 +77,8 @@ def _job_reloaded(turn: Turn, event: events.JobReloaded, _policy: LivenessPolicy
         return
     if job.state is JobState.PENDING:
         turn.put_job(job)
+    elif job.program is not None and job.state is not JobState.ADMITTED:
+        taking_over.reloaded(turn, job, event.records)
     else:
         reason = Reason("ControllerRestarted", "the controller restarted; the job starts over")
         job = dataclasses.replace(job.moved(Move.REQUEUE, reason), attempt=job.attempt + 1)
@@ -88,6 +92,10 @@ def _cancel_requested(turn: Turn, event: events.CancelRequested, _policy: Livene
         return
     reason = Reason("Cancelled", f"cancelled by {event.actor}")
     job = dataclasses.replace(job.moved(Move.CANCEL, reason), suspicion=None, healing=None)
+    if job.awaited_since is not None:
+        # Hosts that come back later are told to stop then.
+        job = dataclasses.replace(job.moved(Move.REQUEUE, reason), awaited_since=None)
+        letting_go.let_go(turn, job, reason.message)
     if job.state is JobState.CANCELLED:
         job = dataclasses.replace(job, finished_at=turn.now)
         turn.put_job(job, Entry("job.cancelled", reason.message, job.id))

@@ -11,8 +11,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-from controller.core import commands, events, healing, liveness
-from controller.core.cluster import Host, Pod, PodState, Standing, Traffic
+from controller.core import commands, events, healing, liveness, taking_over
+from controller.core.cluster import Assignment, Host, Pod, PodState, Standing, Traffic
 from controller.core.job import Job, JobState, Reason, Suspicion
 from controller.core.letting_go import fail, free_if_released
 from controller.core.liveness import LivenessPolicy
@@ -45,17 +45,41 @@ def host_attached(turn: Turn, event: events.HostAttached, _policy: LivenessPolic
             turn.order(commands.DismissHost(earlier.ref, f"another process dialled as {ref}"))
         _lose(turn, earlier, f"{ref} dialled again")
         pod = turn.pods[ref.pod]
-    host = Host(ref, event.link_address, event.coordinator_address, event.pid, turn.now)
+    host = Host(
+        ref,
+        event.link_address,
+        event.coordinator_address,
+        event.pid,
+        turn.now,
+        assembled_with=event.assembled_with,
+        granted=event.granted,
+    )
     pod = dataclasses.replace(pod, num_hosts=event.num_hosts).with_host(host)
     pod = _coming(turn, pod)
     turn.put_pod(pod)
     turn.note(Entry("host.attached", f"{ref} attached (pid {event.pid})", pod=pod.name))
     turn.availability_changed = True
+    if event.held is not None:
+        taking_over.came_back(turn, host, event.held)
+    pod = turn.pods[pod.name]
     if len(pod.hosts) == pod.num_hosts:
-        lead = pod.hosts[0]
-        coordinator = lead.coordinator_address if pod.num_hosts > 1 else ""
-        for _, member in sorted(pod.hosts.items()):
-            turn.order(commands.AssembleHost(member.ref, coordinator, lead.link_address))
+        _assemble(turn, pod)
+
+
+def _assemble(turn: Turn, pod: Pod) -> None:
+    """Have a pod whose hosts are all there form, unless it has formed before."""
+    lead = pod.hosts[0]
+    assembled = {host.assembled_with for host in pod.hosts.values()}
+    if assembled == {lead.ref.incarnation}:
+        return
+    if assembled != {""}:
+        _restart(turn, pod, f"{pod.name} has hosts that assembled without the others")
+        return
+    coordinator = lead.coordinator_address if pod.num_hosts > 1 else ""
+    for _, member in sorted(pod.hosts.items()):
+        turn.order(
+            commands.AssembleHost(member.ref, coordinator, lead.link_address, lead.ref.incarnation)
+        )
 
 
 def host_inventoried(turn: Turn, event: events.HostInventoried, _policy: LivenessPolicy) -> None:
@@ -69,6 +93,7 @@ def host_inventoried(turn: Turn, event: events.HostInventoried, _policy: Livenes
     if pod.state is PodState.READY:
         message = f"{pod.name} is ready: {pod.num_devices} x {event.inventory.device_kind}"
         turn.note(Entry("pod.ready", message, pod=pod.name))
+    taking_over.settle(turn)
 
 
 def host_heard(turn: Turn, event: events.HostHeard, _policy: LivenessPolicy) -> None:
@@ -127,24 +152,26 @@ def job_held(turn: Turn, event: events.JobHeld, _policy: LivenessPolicy) -> None
         return
     standing = Standing(event.applied_step, event.state_sha256)
     turn.put_host(dataclasses.replace(host, standing=standing))
-    job = turn.current_job(event.assignment)
-    if job is not None:
-        _has_left(turn, job, host, event.applied_step, "stands still")
+    _has_left(turn, host, event.assignment, event.applied_step, "stands still")
 
 
 def job_released(turn: Turn, event: events.JobReleased, _policy: LivenessPolicy) -> None:
     host = turn.host(event.host)
     if host is None or host.holds != event.assignment:
         return
-    job = turn.current_job(event.assignment)
+    is_let_go = turn.pods[host.ref.pod].releasing_since is not None
     turn.put_host(dataclasses.replace(host, holds=None, standing=None, dataset_digest=None))
     free_if_released(turn, turn.pods[host.ref.pod])
-    if job is not None:
-        _has_left(turn, job, host, event.applied_step, "left")
+    if not is_let_go:
+        _has_left(turn, host, event.assignment, event.applied_step, "left")
 
 
-def _has_left(turn: Turn, job: Job, host: Host, step: int, how: str) -> None:
+def _has_left(turn: Turn, host: Host, assignment: Assignment, step: int, how: str) -> None:
     """A host runs the job no more. If nothing told it to, another event must soon say why."""
+    job = turn.jobs.get(assignment.job)
+    is_let_go = turn.pods[host.ref.pod].releasing_since is not None
+    if job is None or job.awaited_since is not None or is_let_go:
+        return
     if job.state is JobState.RECOVERING:
         healing.settle(turn, job)
     elif job.state not in _LEAVING and step < job.target_steps and job.suspicion is None:
@@ -164,6 +191,7 @@ def ticked(turn: Turn, _event: events.Ticked, policy: LivenessPolicy) -> None:
     for job in list(turn.jobs.values()):
         if job.suspicion and turn.now - job.suspicion.since > policy.suspicion_grace:
             healing.unexplained(turn, job, job.suspicion.reason)
+    taking_over.settle(turn, policy.takeover_grace)
     for job in list(turn.jobs.values()):
         late = healing.overdue(turn, job, policy)
         for pod in late.pods:
@@ -237,6 +265,7 @@ def _tell_job(turn: Turn, pod: Pod, lost: str, cause: str) -> None:
     """The job of a pod goes on without it, if it can."""
     assignment = pod.assignment
     job = turn.current_job(assignment) if assignment else None
+    # What is not there when a restarted controller's waiting ends is lost then.
     if job is not None and job.state not in _LEAVING and pod.releasing_since is None:
         at = f" at step {job.progress.merged}" if job.progress else ""
         healing.pod_lost(turn, job, pod.name, Reason("PodLost", f"{lost} was lost{at}: {cause}"))

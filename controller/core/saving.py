@@ -43,8 +43,10 @@ def checkpoint_requested(
     """The step is the first that no host may run yet: all of them hear of it in time."""
     job = turn.job(event.job_id)
     has_checkpoints, is_leaving = bool(job.spec.checkpoint_every), job.spike is not None
-    if job.state is not JobState.RUNNING or is_leaving or not has_checkpoints:
+    is_awaited = job.awaited_since is not None
+    if job.state is not JobState.RUNNING or is_leaving or is_awaited or not has_checkpoints:
         doing = "going back over a spike" if is_leaving else job.state
+        doing = "waiting for its hosts" if is_awaited else doing
         raise errors.CannotSave(job.id, doing, has_checkpoints)
     assert job.progress is not None
     step = min(job.progress.granted + 1, job.target_steps)

@@ -121,6 +121,11 @@ class Totals:
             float32_bytes=self.float32_bytes + sum(r.float32_bytes for r in records),
         )
 
+    def minus(self, part: Totals) -> Totals:
+        """Without what was added up in `part`."""
+        fields = [field.name for field in dataclasses.fields(self)]
+        return Totals(**{name: getattr(self, name) - getattr(part, name) for name in fields})
+
     def undone_to(self, mark: Totals) -> Totals:
         """After everything since `mark` turned out to be for nothing."""
         return dataclasses.replace(
@@ -272,6 +277,25 @@ def resumed(progress: Progress, pods: Sequence[str]) -> Progress:
         stretch=Stretch(),
         digests={pod: known for pod, known in progress.digests.items() if pod in pods},
         source_sequences={},
+    )
+
+
+def taken_over(
+    target_steps: int,
+    pods: Sequence[str],
+    records: Sequence[StepRecord],
+    merged: int,
+    totals: Totals,
+) -> Progress:
+    """Progress that another controller has on record: all steps up to `merged`, of which `records`
+    are the newest."""
+    after = begin(target_steps, pods, merged, totals)
+    return dataclasses.replace(
+        after,
+        # Hosts went on meanwhile, so the next step's time is counted from the last one's.
+        begun_after=min(merged, after.begun_after - 1) if records else merged,
+        last=records[-1] if records else None,
+        recent=tuple(records[-RECENT_STEPS:]),
     )
 
 

@@ -61,6 +61,10 @@ def evaluated(turn: Turn, event: events.Evaluated, _policy: LivenessPolicy) -> N
         return
     if job.spike is not None and event.step >= job.spike.step:
         return
+    newest = job.evaluations.newest
+    if newest is not None and event.step <= newest.step:
+        # Told again to a restarted controller.
+        return
     known = job.evaluations
     evaluations = known.with_part(event.step, event.host.pod, event.part, job.gang)
     job = dataclasses.replace(job, evaluations=evaluations)

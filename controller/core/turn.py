@@ -83,9 +83,12 @@ class Turn:
         return self._jobs[job_id]
 
     def current_job(self, assignment: Assignment) -> Job | None:
-        """The job when the message is of its present generation; old generations change nothing."""
+        """The job when the message is of its present generation; old generations change nothing,
+        nor does what is told before a restarted controller has asked for it."""
         job = self._jobs.get(assignment.job)
-        return job if job is not None and job.generation == assignment.generation else None
+        if job is None or job.generation != assignment.generation:
+            return None
+        return job if job.awaited_since is None else None
 
     def host(self, ref: HostRef) -> Host | None:
         """The host when this very incarnation is attached."""

@@ -55,6 +55,9 @@ def decode_hello(hello: pb.HostHello) -> events.HostAttached:
         hello.link_address,
         hello.coordinator_address,
         hello.pid,
+        hello.assembled_with,
+        Assignment(hello.held.job, hello.held.generation) if hello.HasField("held") else None,
+        hello.held.granted_step,
     )
 
 
@@ -142,8 +145,14 @@ def encode_command(command: commands.Command, heartbeat_interval_seconds: float)
                 coordinator_address=command.coordinator_address,
                 lead_link_address=command.lead_link_address,
                 heartbeat_interval_seconds=heartbeat_interval_seconds,
+                lead_incarnation=command.lead_incarnation,
             )
             return pb.HostCommand(assemble_pod=assemble)
+        case commands.TellAgain(_, assignment, after_step):
+            again = pb.TellAgain(
+                job=assignment.job, generation=assignment.generation, after_step=after_step
+            )
+            return pb.HostCommand(tell_again=again)
         case commands.WarmHost(_, bundle_digest):
             return pb.HostCommand(warm_program=pb.WarmProgram(bundle_digest=bundle_digest))
         case commands.PrepareHost():

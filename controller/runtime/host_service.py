@@ -42,6 +42,7 @@ SERVER_OPTIONS = (
 
 HostCommand = (
     commands.AssembleHost
+    | commands.TellAgain
     | commands.WarmHost
     | commands.PrepareHost
     | commands.GrantWindow

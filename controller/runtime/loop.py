@@ -93,8 +93,8 @@ class Loop:
 
     async def reload(self) -> None:
         """Take up the jobs of an earlier life of the controller."""
-        for job in await asyncio.to_thread(self._store.unfinished):
-            self.post(events.JobReloaded(job))
+        for job, records in await asyncio.to_thread(self._store.unfinished):
+            self.post(events.JobReloaded(job, records))
 
     async def run(self) -> None:
         """Handle events until cancelled; then write what is still unwritten."""

@@ -10,11 +10,13 @@ from typing import Any
 from controller.core.batch import BatchPhase, Range
 from controller.core.checkpoint import Checkpoints, Origin, Saved
 from controller.core.choosing import Candidate, Choice, ChoicePolicy, Departure
+from controller.core.evaluation import Evaluation, Evaluations
 from controller.core.exchange import ExchangeRule
-from controller.core.job import Job, JobSpec, JobState, Reason
+from controller.core.job import Begun, Healing, Job, JobSpec, JobState, Reason, Setbacks
+from controller.core.program import Program
 from controller.core.sources import DataSource
-from controller.core.spikes import SpikePolicy
-from controller.core.step import Progress, StepRecord, Totals
+from controller.core.spikes import Spike, SpikePolicy
+from controller.core.step import Progress, StepRecord, Totals, taken_over
 
 Document = dict[str, Any]
 
@@ -22,9 +24,23 @@ _MAY_BE_INFINITE = ("loss", "learning_rate")
 """Absent from a step document where they were no finite numbers."""
 
 
-def recall(row: Mapping[Any, Any], newest: Document | None) -> Job:
-    """The job of a row of the jobs table. `newest` is the document of the last step of its present
-    generation, for a job that is being cancelled; all others start over and have come nowhere."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class OnRecord:
+    """The steps of a job that are in the store."""
+
+    newest: Sequence[Document]
+    """Documents, oldest first, from that of the newest checkpoint on."""
+    sums: Mapping[str, float]
+    """By field, over those since the job was last decided about."""
+
+
+_RECOVERABLE = frozenset({JobState.RUNNING, JobState.RECOVERING})
+"""States in which hosts have a state that the controller does not."""
+
+
+def recall(row: Mapping[Any, Any], on_record: OnRecord) -> Job:
+    """The job of a row of the jobs table, with what it came to, where hosts may go on with it, or
+    where it is being cancelled and people want to know."""
     document = row["document"]
     job = Job(
         id=row["id"],
@@ -36,14 +52,23 @@ def recall(row: Mapping[Any, Any], newest: Document | None) -> Job:
         generation=row["generation"],
         **_course(row["course"]),
     )
-    if job.state is not JobState.CANCELLING:
+    if job.state is JobState.PENDING:
         return job
-    return dataclasses.replace(
-        job,
-        admitted_at=document["admitted_at"],
-        started_at=document["started_at"],
-        progress=_progress(job, document, newest) if newest is not None else None,
+    job = dataclasses.replace(
+        job, admitted_at=document["admitted_at"], started_at=document["started_at"]
     )
+    if job.state in _RECOVERABLE:
+        flops, decided = document["flops"], Totals(**row["course"]["totals"])
+        return dataclasses.replace(
+            job,
+            progress=_taken_over(job, document, on_record, decided),
+            peak_flops_per_second=flops["peak_flops_per_second"],
+            peak_source=flops["peak_source"],
+        )
+    if job.state is JobState.CANCELLING and on_record.newest:
+        progress = _progress(job, document, on_record.newest[-1])
+        return dataclasses.replace(job, progress=progress)
+    return job
 
 
 def course_document(job: Job) -> Document:
@@ -53,6 +78,15 @@ def course_document(job: Job) -> Document:
         "skipped": job.skipped,
         "rewinds": job.rewinds,
         "candidate": job.choosing.index if job.choosing else None,
+        "chosen_for_step": job.choosing.first_step if job.choosing else None,
+        "evaluation": dataclasses.asdict(newest) if (newest := job.evaluations.newest) else None,
+        "gang": job.gang,
+        "program": dataclasses.asdict(job.program) if job.program else None,
+        "healing": dataclasses.asdict(job.healing) if job.healing else None,
+        "setbacks": dataclasses.asdict(job.setbacks),
+        "spike": dataclasses.asdict(job.spike) if job.spike else None,
+        "merged": job.progress.merged if job.progress else 0,
+        "totals": dataclasses.asdict(job.progress.totals) if job.progress else {},
         "data_digest": job.data_digest,
         "sources": [dataclasses.asdict(source) for source in job.sources],
     }
@@ -64,19 +98,43 @@ def _course(document: Document) -> dict[str, Any]:
         Saved(**{**fields, "losses": tuple(fields["losses"])})
         for fields in document.get("checkpoints", ())
     ]
+    program, spike = document.get("program"), document.get("spike")
+    evaluation = document.get("evaluation")
     return {
         "checkpoints": Checkpoints(tuple(saved)),
+        "losses": saved[-1].losses if saved else (),
         "skipped": _ranges(document.get("skipped", ())),
         "rewinds": document.get("rewinds", 0),
-        "choosing": _choosing(document.get("candidate")),
+        "choosing": _choosing(document.get("candidate"), document.get("chosen_for_step")),
+        "evaluations": _evaluations(Evaluation(**evaluation) if evaluation else None),
+        "gang": tuple(document.get("gang", ())),
+        "program": Program(**program) if program else None,
+        "healing": _healing(document.get("healing")),
+        "setbacks": Setbacks(**document.get("setbacks", {})),
+        "spike": Spike(**spike) if spike else None,
         "data_digest": document.get("data_digest"),
         "sources": tuple(DataSource(**fields) for fields in document.get("sources", ())),
     }
 
 
-def _choosing(candidate: int | None) -> Choice | None:
-    """What was measured is of a generation that is over."""
-    return Choice(candidate) if candidate is not None else None
+def _choosing(candidate: int | None, first_step: int | None) -> Choice | None:
+    """Without what was measured."""
+    return Choice(candidate, first_step or 1) if candidate is not None else None
+
+
+def _evaluations(newest: Evaluation | None) -> Evaluations:
+    return Evaluations(complete={newest.step: newest} if newest else {})
+
+
+def _healing(document: Document | None) -> Healing | None:
+    if document is None:
+        return None
+    begun = document["begun"]
+    nested = {
+        "cause": Reason(**document["cause"]),
+        "begun": Begun(begun["state_sha256"], tuple(begun["lacking"])) if begun else None,
+    }
+    return Healing(**{**document, **nested})
 
 
 def _spec(document: Document) -> JobSpec:
@@ -110,6 +168,17 @@ def _ranges(pairs: Iterable[Sequence[int]]) -> tuple[Range, ...]:
     return tuple((first, end) for first, end in pairs)
 
 
+def _taken_over(job: Job, document: Document, on_record: OnRecord, decided: Totals) -> Progress:
+    """Sums are those of the last decision and of the steps since."""
+    records = [record_of(step) for step in on_record.newest]
+    since = {name: getattr(decided, name) + more for name, more in on_record.sums.items()}
+    totals = dataclasses.replace(decided, **since)
+    merged = records[-1].step if records else document["step"]
+    of_generation = bool(records) and on_record.newest[-1]["generation"] == job.generation
+    progress = taken_over(document["target_steps"], job.gang, records, merged, totals)
+    return progress if of_generation else dataclasses.replace(progress, begun_after=merged)
+
+
 def _progress(job: Job, document: Document, newest: Document) -> Progress:
     """Sums are those at the decision to cancel; the pods let go within a step or two of it."""
     spent = document["time_seconds"]
@@ -130,7 +199,7 @@ def _progress(job: Job, document: Document, newest: Document) -> Progress:
     return Progress(
         target_steps=document["target_steps"],
         merged=newest["step"],
-        last=_record(newest),
+        last=record_of(newest),
         residual_norm=document.get("residual_norm"),
         source_sequences={"": _seen(job, document)},
         totals=totals,
@@ -143,7 +212,8 @@ def _seen(job: Job, document: Document) -> tuple[int, ...]:
     return () if None in told else tuple(n // job.spec.sequence_length for n in told)
 
 
-def _record(document: Document) -> StepRecord:
+def record_of(document: Document) -> StepRecord:
+    """The step of a document."""
     names = {field.name for field in dataclasses.fields(StepRecord)} & set(document)
     fields = {name: document[name] for name in names}
     unknown = {name: math.nan for name in _MAY_BE_INFINITE if fields[name] is None}

@@ -11,7 +11,7 @@ import base64
 import dataclasses
 import json
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import alembic.command
@@ -22,10 +22,11 @@ import sqlalchemy.exc
 from sqlalchemy.dialects import postgresql, sqlite
 
 from controller.config import ConfigError
-from controller.core.job import FINAL_STATES, Job, JobState
+from controller.core.job import FINAL_STATES, Job
+from controller.core.step import StepRecord
 from controller.core.turn import Entry
 from controller.runtime import schema
-from controller.runtime.recall import course_document, recall
+from controller.runtime.recall import OnRecord, course_document, recall, record_of
 
 Document = dict[str, Any]
 
@@ -56,6 +57,21 @@ class JobQuery:
     text: str | None = None
     page_size: int = 50
     page_token: str | None = None
+
+
+RECORDS_KEPT = 4096
+"""Steps that a restarted controller reads again of a job without a checkpoint, which decide when a
+spike is one, and at most what a checkpoint that is being written needs."""
+
+_SUMMED_FIELDS: Mapping[str, Callable[[float], float]] = {
+    "seconds": float,
+    "exposed_seconds": float,
+    "hidden_seconds": float,
+    "data_wait_seconds": float,
+    "pause_seconds": float,
+    "link_bytes": int,
+    "float32_bytes": int,
+}
 
 
 class InvalidPageToken(ValueError):
@@ -134,9 +150,9 @@ class Store:
         with self._engine.begin() as connection:
             connection.execute(self._put_steps, list(rows.values()))
 
-    def unfinished(self) -> list[Job]:
-        """Jobs that had not ended when they were last written, oldest first; one that was being
-        cancelled with how far it had come."""
+    def unfinished(self) -> list[tuple[Job, tuple[StepRecord, ...]]]:
+        """Jobs that had not ended when they were last written, oldest first, with how far they had
+        come; and their steps since the newest checkpoint, the last RECORDS_KEPT of them."""
         final = [str(state) for state in FINAL_STATES]
         query = (
             sa.select(schema.jobs)
@@ -145,14 +161,18 @@ class Store:
         )
         with self._engine.connect() as connection:
             rows = connection.execute(query).mappings().all()
-            return [recall(row, _newest_step(connection, row)) for row in rows]
+            found = [(row, _on_record(connection, row)) for row in rows]
+        return [
+            (recall(row, steps), tuple(record_of(step) for step in steps.newest))
+            for row, steps in found
+        ]
 
     def job(self, job_id: str) -> Job | None:
         """A job as it was last written, whether it has ended or not."""
         query = sa.select(schema.jobs).where(schema.jobs.c.id == job_id)
         with self._engine.connect() as connection:
             row = connection.execute(query).mappings().first()
-            return recall(row, _newest_step(connection, row)) if row else None
+            return recall(row, _on_record(connection, row)) if row else None
 
     def by_idempotency_key(self, key: str) -> tuple[str, str] | None:
         """(job id, digest of the request body) of the job submitted with this key."""
@@ -319,19 +339,25 @@ def _upsert_job(
     )
 
 
-def _newest_step(connection: sa.Connection, row: Mapping[Any, Any]) -> Document | None:
-    """Of a job that is being cancelled; steps of an attempt before this one are not its own."""
-    if row["state"] != JobState.CANCELLING:
-        return None
-    table = schema.steps
-    query = (
-        sa.select(table.c.document)
-        .where(table.c.job_id == row["id"])
-        .where(table.c.document["generation"].as_integer() == row["generation"])
-        .order_by(table.c.step.desc())
-        .limit(1)
+def _on_record(connection: sa.Connection, row: Mapping[Any, Any]) -> OnRecord:
+    """Steps of the job's present timeline. Records behind it are of one that a rewind or another
+    attempt has left, and not overwritten yet."""
+    table, document = schema.steps, schema.steps.c.document
+    of_job = table.c.job_id == row["id"]
+    of_generation = document["generation"].as_integer() == row["generation"]
+    last = sa.select(sa.func.max(table.c.step)).where(of_job, of_generation)
+    reached = connection.execute(last).scalar()
+    mine = of_job & (table.c.step <= max(reached or 0, row["document"].get("step", 0)))
+    saved = [checkpoint["step"] for checkpoint in row["course"].get("checkpoints", ())]
+    since = table.c.step >= (saved[-1] if saved else 0)
+    newest = sa.select(document).where(mine, since).order_by(table.c.step.desc())
+    found = connection.execute(newest.limit(RECORDS_KEPT)).scalars()
+    columns = [sa.func.sum(document[name].as_float()).label(name) for name in _SUMMED_FIELDS]
+    decided = table.c.step > row["course"].get("merged", 0)
+    sums = connection.execute(sa.select(*columns).where(mine, decided)).mappings().one()
+    return OnRecord(
+        list(found)[::-1], {name: of(sums[name] or 0) for name, of in _SUMMED_FIELDS.items()}
     )
-    return connection.execute(query).scalar()
 
 
 def _encode_token(row: Any) -> str:

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests.e2e.curves import digest_of, losses_of
+
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 STEPS = 400
@@ -28,23 +30,7 @@ def undisturbed(two_pods, make_spec) -> dict[str, Any]:
     client = two_pods.client
     job = client.wait(client.submit(make_spec(data=DATA, train=LONG))["id"], timeout=300)
     assert job["state"] == "SUCCEEDED", job["reason"]
-    return {"digest": _digest(job), "losses": _losses(client, job["id"])}
-
-
-def _digest(job: dict[str, Any]) -> str:
-    (digest,) = {pod["digest"]["sha256"] for pod in job["pods"]}
-    return digest
-
-
-def _losses(client, job_id: str) -> list[tuple[int, float]]:
-    """Every step that was recorded, in order, with its loss."""
-    found, after = [], 0
-    while True:
-        page = client.steps(job_id, after=after)
-        found += [(step["step"], step["loss"]) for step in page["steps"]]
-        if not page["steps"]:
-            return found
-        after = page["next_after"]
+    return {"digest": digest_of(job), "losses": losses_of(client, job["id"])}
 
 
 def _reaches(client, job_id: str, step: int) -> dict[str, Any]:
@@ -64,8 +50,8 @@ def test_killed_pod_costs_no_step_and_changes_no_bit(two_pods, make_spec, undist
     os.kill(pids["pod-1"][0], signal.SIGKILL)
     job = client.wait(job_id, timeout=200)
     assert job["state"] == "SUCCEEDED", job["reason"]
-    assert _digest(job) == undisturbed["digest"]
-    assert _losses(client, job_id) == undisturbed["losses"]
+    assert digest_of(job) == undisturbed["digest"]
+    assert losses_of(client, job_id) == undisturbed["losses"]
     assert job["attempt"] == 1 and job["generation"] >= 2
     # Who survives is not started again.
     assert two_pods.pids()["pod-0"] == pids["pod-0"]
@@ -86,8 +72,8 @@ def test_pods_killed_at_any_moment_cost_no_step_and_change_no_bit(two_pods, make
     job = client.wait(job_id, timeout=200)
     assert job["state"] == "SUCCEEDED", job["reason"]
     assert kills == 5
-    assert _digest(job) == undisturbed["digest"]
-    assert _losses(client, job_id) == undisturbed["losses"]
+    assert digest_of(job) == undisturbed["digest"]
+    assert losses_of(client, job_id) == undisturbed["losses"]
 
 
 def test_killed_host_of_a_pod_of_two_is_healed_with_its_pod(fleet, make_spec):
@@ -104,6 +90,6 @@ def test_killed_host_of_a_pod_of_two_is_healed_with_its_pod(fleet, make_spec):
                 os.kill(running.pids()["pod-1"][1], signal.SIGKILL)
             job = client.wait(job_id, timeout=200)
             assert job["state"] == "SUCCEEDED", job["reason"]
-            found.append((_digest(job), _losses(client, job_id)))
+            found.append((digest_of(job), losses_of(client, job_id)))
         assert found[0] == found[1]
         assert job["generation"] == 2 and job["attempt"] == 1

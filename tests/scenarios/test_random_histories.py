@@ -93,7 +93,10 @@ class History:
         index = self._number(NUM_HOSTS[pod] - 1)
         num_hosts = NUM_HOSTS[pod] + (1 if self._number(9) == 9 else 0)
         incarnation = self._one("abc")
-        self.world.happens(attached(ref(pod, index, incarnation), num_hosts))
+        host = ref(pod, index, incarnation)
+        held = self.world.left.get(host) if self._number(5) else None
+        before = {"held": held, "assembled_with": incarnation if held else ""}
+        self.world.happens(attached(host, num_hosts, **before))
 
     def take_stock(self) -> None:
         kind = "gpu" if self._number(9) == 9 else "cpu"
@@ -150,17 +153,21 @@ class History:
         newest = max((applied[h.pod] for h in self.world.hosts(job.id)), default=0)
         for host in self.world.hosts(job.id):
             at = applied.get(host.pod, 0)
-            self._hold(host, at if at >= newest - 1 else newest - 1)
+            assignment = Assignment(job.id, job.generation)
+            self._hold(host, assignment, at if at >= newest - 1 else newest - 1)
 
     def hold(self) -> None:
         host = self._host()
-        job = self.world.state.jobs.get(self._assignment(host).job)
-        applied = job.progress.applied.get(host.pod, 0) if job and job.progress else 0
-        self._hold(host, applied)
+        assignment = self._assignment(host)
+        job = self.world.state.jobs.get(assignment.job)
+        applied = 0
+        if job and job.progress and job.generation == assignment.generation:
+            applied = job.progress.applied.get(host.pod, 0)
+        self._hold(host, assignment, applied)
 
-    def _hold(self, host: HostRef, step: int) -> None:
+    def _hold(self, host: HostRef, assignment: Assignment, step: int) -> None:
         digest = ("f" if self._number(9) == 9 else "e") * 64
-        self.world.happens(events.JobHeld(host, self._assignment(host), step, digest))
+        self.world.happens(events.JobHeld(host, assignment, step, digest))
 
     def apply(self) -> None:
         self.apply_on(self._host())
@@ -209,7 +216,12 @@ class History:
         self.world.happens(events.Ticked())
 
     def restart(self) -> None:
+        """Most processes dial the new controller again."""
+        present = [h.ref for p in self.world.state.pods.values() for h in p.hosts.values()]
         self.world.restart(list(self.world.state.jobs.values()))
+        for host in present:
+            if self._number(5):
+                self.world.comes_back(host, num_hosts=NUM_HOSTS[host.pod])
 
     @property
     def moves(self) -> list[Callable[[], None]]:

@@ -44,6 +44,7 @@ class Stream:
                     coordinator_address=lead.hello.coordinator_address,
                     lead_link_address=lead.hello.link_address,
                     heartbeat_interval_seconds=1.0,
+                    lead_incarnation=lead.hello.incarnation,
                 )
             )
         )

@@ -10,20 +10,21 @@ from collections.abc import AsyncIterator
 import pytest
 
 from protos import control_pb2 as pb
-from tests.workers.fake_controller import WAIT, FakeController, Stream, fake_controller
-from workers import controller_client, host
+from tests.workers.fake_controller import FakeController, Stream, fake_controller
+from workers import controller_client
+from workers import host as host_module
 from workers.exchange.agreement import SoleAgreement
 from workers.exchange.conditions import LinkConditions
 from workers.exchange.emulator import LinkEmulator
 from workers.exchange.loopback import LoopbackExchange, LoopbackLink
 from workers.executor import Executor
-from workers.host import CannotReturn, Host, HostIdentity
-from workers.orders import Assignment, Inventory
+from workers.host import Host, HostIdentity
+from workers.orders import Assignment, Held, Inventory
 
 
 @pytest.fixture(autouse=True)
 def redial_at_once(monkeypatch):
-    monkeypatch.setattr(host, "REDIAL_SECONDS", (0.0,))
+    monkeypatch.setattr(host_module, "REDIAL_SECONDS", (0.0,))
 
 
 @pytest.fixture
@@ -39,41 +40,70 @@ async def assemble(order: pb.AssemblePod) -> Inventory:
 @contextlib.asynccontextmanager
 async def running(
     controller: FakeController, num_hosts: int, emulator: LinkEmulator | None = None
-) -> AsyncIterator[asyncio.Task[None]]:
+) -> AsyncIterator[Host]:
     """Host 1 of a pod, or the only one."""
     exchange = LoopbackExchange(LoopbackLink())
     identity = HostIdentity("pod-0", num_hosts - 1, num_hosts, "127.0.0.1:1", "", "")
     executor = Executor(exchange, SoleAgreement(), lambda report: None)
-    task = asyncio.create_task(
-        Host(
-            controller.address,
-            identity,
-            executor,
-            exchange,
-            assemble,
-            pathlib.Path("nowhere"),
-            emulator,
-        ).run()
+    host = Host(
+        controller.address,
+        identity,
+        executor,
+        exchange,
+        assemble,
+        pathlib.Path("nowhere"),
+        emulator,
     )
+    task = asyncio.create_task(host.run())
     try:
-        yield task
+        yield host
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
 
 @pytest.mark.parametrize("lose", [Stream.end, Stream.break_off])
-async def test_stream_lost_by_a_host_of_an_assembled_pod_of_several_ends_the_host(controller, lose):
-    async with running(controller, num_hosts=2) as task:
+async def test_host_that_dials_again_says_with_whom_it_assembled(controller, lose):
+    async with running(controller, num_hosts=2):
+        stream = await controller.attached()
+        assert not stream.hello.assembled_with
+        stream.assemble(lead=stream)
+        told = (await stream.hear("inventory")).inventory
+        lose(stream)
+        again = await controller.attached()
+        assert again.hello.assembled_with == stream.hello.incarnation
+        # It is not asked to assemble a second time, and tells what it has.
+        assert (await again.hear("inventory")).inventory == told
+
+
+async def test_host_says_what_it_holds_and_tells_of_it_when_asked(controller, monkeypatch):
+    monkeypatch.setattr(Executor, "has_program", lambda self, digest: True)
+    monkeypatch.setattr(Executor, "prepare", lambda self, order, bundle: None)
+    job = Assignment("job-1", 3)
+    async with running(controller, num_hosts=1) as dialled:
         stream = await controller.attached()
         stream.assemble(lead=stream)
         await stream.hear("inventory")
-        lose(stream)
-        async with asyncio.timeout(WAIT):
-            with pytest.raises(
-                CannotReturn, match="2 processes of pod-0 cannot form a pod a second"
-            ):
-                await task
+        prepared = pb.PrepareJob(
+            job="job-1",
+            generation=3,
+            data_json="{}",
+            members=[pb.GangMember(pod="pod-0", link_addresses=["h:1"])],
+            exchange=pb.Exchange(dtype=pb.EXCHANGE_DTYPE_FLOAT32),
+        )
+        stream.order(pb.HostCommand(prepare_job=prepared))
+        stream.order(
+            pb.HostCommand(grant_window=pb.GrantWindow(job="job-1", generation=3, last_step=64))
+        )
+        # Answered in order: it has obeyed the two before.
+        stream.order(pb.HostCommand(warm_program=pb.WarmProgram(bundle_digest="sha256:ab")))
+        await stream.hear("program_warmed")
+        stream.break_off()
+        again = await controller.attached()
+        assert again.hello.held == pb.HeldJob(job="job-1", generation=3, granted_step=64)
+        dialled.report(Held(job, 7, b"d"))
+        again.order(pb.HostCommand(tell_again=pb.TellAgain(job="job-1", generation=3)))
+        assert (await again.hear("job_held")).job_held.applied_step == 7
 
 
 async def test_stream_lost_by_a_host_of_several_before_assembly_is_dialled_again(controller):

@@ -20,7 +20,7 @@ def _running(pods: int = 2, hosts: int = 1) -> World:
 def test_pod_of_one_host_is_assembled_when_it_attaches() -> None:
     world = World()
     world.happens(attached(ref("pod-0")))
-    assert world.outcome.commands == (commands.AssembleHost(ref("pod-0"), "", "pod-0:0"),)
+    assert world.outcome.commands == (commands.AssembleHost(ref("pod-0"), "", "pod-0:0", "a"),)
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
@@ -30,8 +30,8 @@ def test_pod_of_two_hosts_is_assembled_by_its_lead_when_complete(order: tuple[in
     assert not world.outcome.commands
     world.happens(attached(ref("pod-0", order[1]), 2))
     assert world.outcome.commands == (
-        commands.AssembleHost(ref("pod-0", 0), "pod-0:90", "pod-0:0"),
-        commands.AssembleHost(ref("pod-0", 1), "pod-0:90", "pod-0:0"),
+        commands.AssembleHost(ref("pod-0", 0), "pod-0:90", "pod-0:0", "a"),
+        commands.AssembleHost(ref("pod-0", 1), "pod-0:90", "pod-0:0", "a"),
     )
 
 

@@ -10,8 +10,10 @@ import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-from controller.core import commands, events, machine
+from controller.core import commands, events, machine, step
 from controller.core.batch import BatchPhase
+from controller.core.checkpoint import Checkpoints
+from controller.core.choosing import Choice
 from controller.core.cluster import Assignment, HostRef, Inventory
 from controller.core.job import Job, JobSpec, JobState
 from controller.core.liveness import LivenessPolicy
@@ -57,9 +59,10 @@ def pid(host: HostRef) -> int:
     return 100 + 10 * int(host.pod.rpartition("-")[2]) + host.index + ord(host.incarnation[0])
 
 
-def attached(host: HostRef, num_hosts: int = 1) -> events.HostAttached:
+def attached(host: HostRef, num_hosts: int = 1, **before: Any) -> events.HostAttached:
+    """A host dials; `before` is what it was when it dialled before."""
     link, coordinator = f"{host.pod}:{host.index}", f"{host.pod}:9{host.index}"
-    return events.HostAttached(host, num_hosts, link, coordinator, pid(host))
+    return events.HostAttached(host, num_hosts, link, coordinator, pid(host), **before)
 
 
 def inventory(devices: int = 1, kind: str = "cpu", peak: float | None = 50e9) -> Inventory:
@@ -98,6 +101,10 @@ class World:
         self.now = now
         self.policy = policy or LivenessPolicy()
         self.outcome = Outcome(self.state, (), (), (), ())
+        self.left: dict[HostRef, Assignment] = {}
+        """What hosts held when the controller before this one ended."""
+        self.granted: dict[Assignment, int] = {}
+        """And which steps of it they were granted."""
         self.observers: list[Callable[[State, events.Event, Outcome], None]] = []
 
     def happens(self, event: events.Event) -> Outcome:
@@ -129,6 +136,7 @@ class World:
         return [
             host.ref
             for pod in self.state.jobs[job_id].gang
+            if pod in self.state.pods
             for _, host in sorted(self.state.pods[pod].hosts.items())
         ]
 
@@ -205,13 +213,39 @@ class World:
 
     def restart(self, jobs: Iterable[Job]) -> None:
         """Another controller takes over; it knows of a job what the store does."""
+        hosts = [host for pod in self.state.pods.values() for host in pod.hosts.values()]
+        self.left |= {host.ref: host.holds for host in hosts if host.holds}
+        for job in self.state.jobs.values():
+            assignment, granted = Assignment(job.id, job.generation), self.granted
+            if job.progress:
+                before = granted.get(assignment, 0)
+                granted[assignment] = max(before, job.progress.granted)
         self.state = State()
         kept = {"id", "spec", "state", "reason", "created_at", "attempt", "generation"}
-        kept |= {"checkpoints", "skipped", "rewinds", "choosing", "data_digest", "sources"}
-        of_a_cancel = {"admitted_at", "started_at", "progress"}
+        kept |= {"skipped", "rewinds", "data_digest", "sources", "gang", "program", "healing"}
+        kept |= {"setbacks", "spike", "admitted_at", "started_at", "evaluations"}
         for job in jobs:
-            known = kept | (of_a_cancel if job.state is JobState.CANCELLING else set())
-            self.happens(events.JobReloaded(Job(**{name: getattr(job, name) for name in known})))
+            known = {name: getattr(job, name) for name in kept}
+            known["checkpoints"] = Checkpoints(job.checkpoints.saved)
+            known["losses"] = job.checkpoints.saved[-1].losses if job.checkpoints.saved else ()
+            known["choosing"] = job.choosing and Choice(job.choosing.index, job.choosing.first_step)
+            records = job.progress.recent if job.progress else ()
+            if job.state in (JobState.RUNNING, JobState.RECOVERING) and job.progress:
+                progress = job.progress
+                of = (progress.target_steps, job.gang, records, progress.merged, progress.totals)
+                known["progress"] = step.taken_over(*of)
+            elif job.state is JobState.CANCELLING:
+                known["progress"] = job.progress
+            self.happens(events.JobReloaded(Job(**known), tuple(records)))
+
+    def comes_back(self, host: HostRef, granted: int | None = None, num_hosts: int = 1) -> None:
+        """A process that the controller before this one knew dials again."""
+        held = self.left.get(host)
+        if granted is None:
+            granted = self.granted.get(held, 0) if held else 0
+        before = {"assembled_with": host.incarnation, "held": held, "granted": granted}
+        self.happens(attached(host, num_hosts, **before))
+        self.happens(events.HostInventoried(host, inventory()))
 
 
 def two_pods(**policy: float) -> World:

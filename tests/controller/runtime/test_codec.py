@@ -161,6 +161,10 @@ def test_hello_becomes_an_attached_host() -> None:
     )
     assert codec.host_of(hello) == HOST
     assert codec.decode_hello(hello) == events.HostAttached(HOST, 2, "h:1", "h:2", 42)
+    hello.assembled_with = "a"
+    hello.held.CopyFrom(pb.HeldJob(job="job-1", generation=3, granted_step=64))
+    again = events.HostAttached(HOST, 2, "h:1", "h:2", 42, "a", JOB, 64)
+    assert codec.decode_hello(hello) == again
 
 
 def test_every_event_but_hello_is_decoded() -> None:
@@ -305,7 +309,8 @@ def test_message_that_cannot_come_here_is_refused(message: pb.HostEvent) -> None
 
 
 ORDERS: dict[str, commands.Command] = {
-    "assemble_pod": commands.AssembleHost(HOST, "h:2", "h:1"),
+    "assemble_pod": commands.AssembleHost(HOST, "h:2", "h:1", "a"),
+    "tell_again": commands.TellAgain(HOST, JOB, 60),
     "prepare_job": commands.PrepareHost(
         host=HOST,
         assignment=JOB,
@@ -361,7 +366,9 @@ def test_orders_say_what_the_core_meant() -> None:
     encoded = {kind: codec.encode_command(order, 1.5) for kind, order in ORDERS.items()}
     assemble = encoded["assemble_pod"].assemble_pod
     assert (assemble.coordinator_address, assemble.lead_link_address) == ("h:2", "h:1")
-    assert assemble.heartbeat_interval_seconds == 1.5
+    assert (assemble.heartbeat_interval_seconds, assemble.lead_incarnation) == (1.5, "a")
+    again = encoded["tell_again"].tell_again
+    assert (again.job, again.generation, again.after_step) == ("job-1", 3, 60)
     grant = encoded["grant_window"].grant_window
     assert (grant.job, grant.generation, grant.last_step) == ("job-1", 3, 64)
     change = encoded["change_exchange"].change_exchange

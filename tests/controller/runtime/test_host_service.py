@@ -87,7 +87,7 @@ async def served(tmp_path: pathlib.Path) -> AsyncIterator[Served]:
 async def test_host_that_says_hello_is_attached_and_hears_its_orders(served: Served) -> None:
     call = served.attach(hello())
     assert await served.next() == events.HostAttached(HOST, 1, "h:1", "", 42)
-    served.control.send(commands.AssembleHost(HOST, "", "h:1"))
+    served.control.send(commands.AssembleHost(HOST, "", "h:1", "a"))
     served.control.send(commands.GrantWindow(HOST, Assignment("job-1", 1), 64))
     first, second = await call.read(), await call.read()
     assert first.assemble_pod.heartbeat_interval_seconds == 1.5

@@ -18,6 +18,7 @@ from controller.core.evaluation import Part
 from controller.core.job import Job, JobState, Reason
 from controller.core.liveness import LivenessPolicy
 from controller.core.sources import DataSource
+from controller.core.spikes import SpikePolicy
 from controller.core.step import MergedStep
 from controller.runtime.loop import Loop
 from controller.runtime.store import Store
@@ -448,3 +449,95 @@ async def test_reload_finishes_a_cancel_without_steps_of_an_earlier_attempt(stor
     assert (document["step"], document["loss"], document["loss_is_finite"]) == (1, 5.0, True)
     seen = {source["name"]: source["seen_tokens"] for source in document["data"]["sources"]}
     assert seen == {"books": 3 * 256, "news": 256}
+
+
+async def _comes_back(loop: Loop, generation: int = 1) -> None:
+    held = Assignment("job-1", generation)
+    await loop.ask(attached(ref("pod-0"), assembled_with="a", held=held, granted=60))
+    await loop.ask(events.HostInventoried(ref("pod-0"), inventory()))
+
+
+async def test_reload_goes_on_with_a_job_whose_host_still_runs_it(store: Store) -> None:
+    first = _loop(store, Observed())
+    async with running(first):
+        await _start(first, steps=100)
+        await first.ask(_applied(1, 2, 3))
+        before = first.state.jobs["job-1"]
+    observed = Observed()
+    second = _loop(store, observed)
+    await second.reload()
+    async with running(second):
+        await _comes_back(second)
+        job = second.state.jobs["job-1"]
+        assert (job.state, job.generation, job.attempt) == (JobState.RUNNING, 1, 1)
+        assert [c for c in observed.commands if isinstance(c, commands.TellAgain)] == [
+            commands.TellAgain(ref("pod-0"), Assignment("job-1", 1), 3)
+        ]
+        assert (job.program, job.gang) == (before.program, before.gang)
+        assert job.progress is not None and before.progress is not None
+        assert (job.progress.merged, job.progress.granted) == (3, 60)
+        assert job.progress.totals == before.progress.totals
+        assert job.peak_flops_per_second == before.peak_flops_per_second
+        await second.ask(_applied(3, 4, 5))
+    assert [step["step"] for step in store.steps("job-1", 0, 9)] == [1, 2, 3, 4, 5]
+    kinds = [event["kind"] for event in store.events(0, 99, "job-1")]
+    assert kinds[-2:] == ["job.awaited", "job.taken_over"]
+
+
+async def test_reload_takes_no_step_for_the_jobs_that_a_rewind_has_left(store: Store) -> None:
+    policy = SpikePolicy(threshold=8, window=16, rewind_steps=5, skip_steps=10, max_rewinds=9)
+    first = _loop(store, Observed())
+    async with running(first):
+        await _pod(first)
+        saving = {"spikes": policy, "checkpoint_every": 100}
+        await first.ask(
+            events.JobSubmitted("job-1", spec(min_pods=1, max_pods=1, steps=100, **saving))
+        )
+        assignment = Assignment("job-1", 1)
+        await first.ask(events.ProgramLowered(assignment, PROGRAM))
+        await first.ask(events.ProgramReady(ref("pod-0"), assignment, 1.0, 0.5, "d", 1000))
+        records = [record(step, loss=2.0) for step in range(1, 21)] + [record(21, loss=99.0)]
+        await first.ask(events.StepsApplied(ref("pod-0"), assignment, tuple(records)))
+        again = Assignment("job-1", 2)
+        assert first.state.jobs["job-1"].generation == 2
+        await first.ask(events.ProgramReady(ref("pod-0"), again, 1.0, 0.5, "d", 1000))
+        one = (record(1, loss=2.0), record(2, loss=2.0))
+        await first.ask(events.StepsApplied(ref("pod-0"), again, one))
+        before = first.state.jobs["job-1"]
+    second = _loop(store, Observed())
+    await second.reload()
+    async with running(second):
+        await _comes_back(second, generation=2)
+        job = second.state.jobs["job-1"]
+        assert job.progress is not None and before.progress is not None
+        assert job.progress.merged == 2
+        assert job.progress.totals == before.progress.totals
+        assert (job.skipped, job.losses) == (before.skipped, before.losses)
+
+
+async def test_reload_knows_who_stands_still(store: Store) -> None:
+    first = _loop(store, Observed())
+    async with running(first):
+        for pod in ("pod-0", "pod-1"):
+            await _pod(first, pod)
+        waits = {"on_pod_loss": "wait", "steps": 100}
+        await first.ask(events.JobSubmitted("job-1", spec(**waits)))
+        assignment = Assignment("job-1", 1)
+        await first.ask(events.ProgramLowered(assignment, PROGRAM))
+        for pod in ("pod-0", "pod-1"):
+            ready = events.ProgramReady(ref(pod), assignment, 1.0, 0.5, "d", 1000)
+            await first.ask(ready)
+        await first.ask(_applied(1, 2, 3))
+        await first.ask(events.HostDetached(ref("pod-1"), "gone"))
+        await first.ask(events.JobHeld(ref("pod-0"), assignment, 3, "d" * 64))
+        await _pod(first, "pod-1")
+        before = first.state.jobs["job-1"]
+        assert before.healing is not None and before.healing.begun is not None
+    second = _loop(store, Observed())
+    await second.reload()
+    async with running(second):
+        await second.ask(attached(ref("pod-2")))
+        job = second.state.jobs["job-1"]
+        assert (job.state, job.generation) == (JobState.RECOVERING, 2)
+        assert (job.healing, job.setbacks) == (before.healing, before.setbacks)
+        assert job.progress is not None and job.progress.merged == 3

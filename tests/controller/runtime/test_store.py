@@ -80,21 +80,21 @@ def test_store_that_cannot_be_opened_is_not_reachable(store: Store, tmp_path: pa
 
 
 def test_unfinished_jobs_come_back_as_they_were_decided_oldest_first(store: Store) -> None:
-    second = _job("b", JobState.RUNNING, attempt=2, generation=3, created_at=2.0)
+    second = _job("b", attempt=2, generation=3, created_at=2.0)
     first = _job("a", labels={"team": "x"}, created_at=1.0)
     ended = [_job(str(state), state) for state in JobState if _job("x", state).is_final]
     _commit(store, second, first, *ended)
-    assert store.unfinished() == [first, second]
+    assert store.unfinished() == [(first, ()), (second, ())]
 
 
 def test_a_job_whose_exchange_is_chosen_comes_back_with_what_it_had_chosen(store: Store) -> None:
     choice = Choice(2, 57, shares=(0.1, 0.05, 0.02))
     _commit(store, _job("a", choice=POLICY, choosing=choice), _job("b", choice=POLICY))
-    chosen, fresh = store.unfinished()
+    (chosen, _), (fresh, _) = store.unfinished()
     assert chosen.spec.choice == fresh.spec.choice == POLICY
     assert chosen.exchange == POLICY.candidates[2].rule
-    # What was measured is over with the generation.
-    assert (chosen.choosing, fresh.choosing) == (Choice(2), None)
+    # What was measured is not kept.
+    assert (chosen.choosing, fresh.choosing) == (Choice(2, 57), None)
 
 
 def test_job_committed_again_changes_what_is_decided_and_keeps_what_was_submitted(
@@ -103,9 +103,9 @@ def test_job_committed_again_changes_what_is_decided_and_keeps_what_was_submitte
     job = _job("a")
     _commit(store, job)
     reason = Reason("Training", "two pods")
-    _commit(store, dataclasses.replace(job, state=JobState.RUNNING, generation=1, reason=reason))
-    (loaded,) = store.unfinished()
-    assert (loaded.state, loaded.generation, loaded.reason) == (JobState.RUNNING, 1, reason)
+    _commit(store, dataclasses.replace(job, generation=1, reason=reason))
+    ((loaded, _),) = store.unfinished()
+    assert (loaded.generation, loaded.reason) == (1, reason)
     assert loaded.spec == job.spec
     document = store.job_document("a")
     assert document is not None and document["reason"]["code"] == "Training"
