@@ -17,6 +17,7 @@ from controller.api.conversion import job_spec, normalise
 from controller.api.spec import Spec
 from controller.api.validation import pod_range
 from controller.core.cluster import Pod
+from controller.core.job import JobSpec
 from controller.core.program import slot_ranges
 from model import planner
 from model.accelerators import ACCELERATORS, Accelerator
@@ -40,7 +41,7 @@ def plan_document(spec: Spec, pods: Iterable[Pod] | None) -> dict[str, Any]:
     """The plan of a valid specification, on what it assumes or on the pods there are; None is
     where pods are not known."""
     pods = None if pods is None else list(pods)
-    devices = _devices(spec, pods or ())
+    devices, decided = _devices(spec, pods or ()), job_spec(spec, "")
     job = _job(spec, devices)
     given = spec.assume
     assumptions = Assumptions(
@@ -61,15 +62,15 @@ def plan_document(spec: Spec, pods: Iterable[Pod] | None) -> dict[str, Any]:
         "checkpoint_bytes": plan.checkpoint_bytes,
         "tokens_per_step": job.num_slots * job.tokens_per_slot,
         **dataclasses.asdict(speed),
-        "days": _days(spec, plan),
+        "days": _days(spec, decided, plan),
         "pipeline": dataclasses.asdict(plan.pipeline) if plan.pipeline else None,
         "warnings": [
             *(plan_warnings.of_pods(spec, pods) if pods is not None else ()),
-            *plan_warnings.of_plan(spec, plan, devices.memory_bytes),
+            *plan_warnings.of_plan(decided, plan, devices.memory_bytes),
             *plan_warnings.of_spec(spec),
         ],
         # With a platform, what model.lower and model.examine take.
-        "program_request": json.loads(job_spec(spec, "").program_request),
+        "program_request": json.loads(decided.program_request),
         "spec": normalise(spec),
     }
 
@@ -121,11 +122,11 @@ def _assumed(spec: Spec) -> Accelerator | None:
     return ACCELERATORS.get(name) if name else None
 
 
-def _days(spec: Spec, plan: Plan) -> float | None:
+def _days(spec: Spec, decided: JobSpec, plan: Plan) -> float | None:
     rate = plan.speed.tokens_per_second
     if rate is None:
         return None
     tokens = spec.assume.tokens if spec.assume else None
     if tokens is None:
-        tokens = float(job_spec(spec, "").tokens_through(spec.train.steps))
+        tokens = float(decided.tokens_through(decided.steps))
     return planner.days_to_train(tokens, rate)

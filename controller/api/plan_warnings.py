@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 
 from controller.api.availability import unavailable
-from controller.api.conversion import exchange_rule
 from controller.api.spec import Spec
 from controller.api.validation import pod_range
 from controller.core.cluster import Pod, PodState
 from controller.core.exposure import ways_out
+from controller.core.job import JobSpec
 from model.accelerators import ACCELERATORS
 from model.memory import LESS_MEMORY
 from model.planner import Plan
@@ -42,9 +42,9 @@ def of_pods(spec: Spec, pods: Sequence[Pod]) -> list[Warned]:
     return [_warning("DoesNotFit", message, hint)]
 
 
-def of_plan(spec: Spec, plan: Plan, device_memory_bytes: int | None) -> list[Warned]:
+def of_plan(decided: JobSpec, plan: Plan, device_memory_bytes: int | None) -> list[Warned]:
     """What does not fit, and what takes long; memory of a device None is unknown."""
-    return [*_memory(plan, device_memory_bytes), *_link(spec, plan)]
+    return [*_memory(plan, device_memory_bytes), *_link(decided, plan)]
 
 
 def of_spec(spec: Spec) -> list[Warned]:
@@ -68,13 +68,12 @@ def _memory(plan: Plan, memory: int | None) -> list[Warned]:
     return [_warning("OutOfMemory", message, LESS_MEMORY)]
 
 
-def _link(spec: Spec, plan: Plan) -> list[Warned]:
+def _link(decided: JobSpec, plan: Plan) -> list[Warned]:
     step, exposed = plan.speed.step_seconds, plan.speed.exposed_seconds
     if not step or exposed is None or exposed <= _EXPOSED_SHARE * step:
         return []
     message = f"{_share(exposed / step)} of a step goes by on the link between the pods"
-    allowed = (spec.exchange.allow or ()) if spec.exchange.mode == "auto" else None
-    return [_warning("LinkBound", message, ways_out(exchange_rule(spec), allowed))]
+    return [_warning("LinkBound", message, ways_out(decided.exchange, decided.choice))]
 
 
 def _rewinds(spec: Spec) -> list[Warned]:

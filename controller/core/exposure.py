@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
+from controller.core.choosing import ChoicePolicy
 from controller.core.cluster import Pod
 from controller.core.exchange import ExchangeRule
 from controller.core.job import Job, JobState
@@ -70,9 +71,7 @@ def warnings(job: Job, pods: Mapping[str, Pod]) -> list[Warned]:
     progress = job.progress
     if job.state is not JobState.RUNNING or progress is None or not progress.waits_for_link:
         return []
-    policy = job.spec.choice
-    allowed = [candidate.rule.dtype for candidate in policy.candidates] if policy else None
-    hint = ways_out(job.exchange, allowed)
+    hint = ways_out(job.exchange, job.spec.choice)
     return [Warned("LinkBound", sentence(progress, job.gang, pods), hint)]
 
 
@@ -108,19 +107,19 @@ def _slowest_link(gang: tuple[str, ...], pods: Mapping[str, Pod]) -> _Link | Non
     return min(found, key=lambda link: link.rate, default=None)
 
 
-def ways_out(rule: ExchangeRule, allowed: Sequence[str] | None) -> str:
+def ways_out(rule: ExchangeRule, policy: ChoicePolicy | None) -> str:
     """What would make a link that is too slow for a job matter less, the least intrusive first;
-    `allowed` is what may be chosen while it runs, None where nothing is."""
-    found = _of_every_step(rule, allowed) if rule.mode == "full" else _of_outer_steps(rule)
+    `policy` says what may be chosen while it runs, None where nothing is."""
+    found = _of_every_step(rule, policy) if rule.mode == "full" else _of_outer_steps(rule)
     return "; ".join([*found, "a larger train.global_batch", "a faster link"])
 
 
-def _of_every_step(rule: ExchangeRule, allowed: Sequence[str] | None) -> list[str]:
+def _of_every_step(rule: ExchangeRule, policy: ChoicePolicy | None) -> list[str]:
     ways = []
     if not rule.overlap:
         ways.append("exchange.overlap: true, which sends while it computes")
-    if allowed is not None:
-        if "int8" not in allowed:
+    if policy is not None:
+        if "int8" not in [candidate.rule.dtype for candidate in policy.candidates]:
             ways.append("int8 in exchange.allow, a quarter of the bytes")
     elif rule.dtype == "float32":
         ways.append("exchange.dtype: bfloat16 or int8, a half or a quarter of the bytes")

@@ -118,8 +118,9 @@ async def test_a_state_of_another_kind_is_refused(
     controller: Rig, before: dict[str, Any], sections: dict[str, Any], pointer: str, hint: str
 ) -> None:
     job_id = await saved_job(controller, 2, exchange=before)
-    train = sections.pop("train", {})
-    problem = await refusal(controller, {"job": job_id}, sections, **train)
+    others = {name: section for name, section in sections.items() if name != "train"}
+    train = sections.get("train", {})
+    problem = await refusal(controller, {"job": job_id}, others, **train)
     assert problem["pointer"] == pointer
     assert problem["hint"].startswith(hint)
 

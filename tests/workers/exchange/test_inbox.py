@@ -1,11 +1,12 @@
 """What the inbox makes of sizes that peers announce: memory only for what the program says."""
 
+import dataclasses
 import zlib
 
 import pytest
 
 from workers.exchange.base import ContributionMismatch, Membership, StepKey
-from workers.exchange.inbox import ArrivedChunk, Inbox
+from workers.exchange.inbox import ArrivedChunk, Inbox, MalformedChunk
 
 MAX_STEP_BYTES = 1000
 KEY = StepKey("job", 1, 1)
@@ -58,6 +59,13 @@ def test_early_size_within_the_bound_that_the_program_contradicts_fails_the_rece
     inbox.begin(KEY, {1: 10})
     with pytest.raises(ContributionMismatch, match="sends 11 bytes, the program says 10"):
         inbox.collect(KEY, {1: 10})
+
+
+@pytest.mark.parametrize("part", [{"segment": 8192}, {"round": 2}])
+def test_part_that_no_program_has_is_refused_and_takes_no_memory(inbox, part):
+    with pytest.raises(MalformedChunk, match="no program has such a part"):
+        offer(inbox, 10, dataclasses.replace(KEY, **part), b"x")
+    assert inbox.held_bytes() == 0
 
 
 def test_segments_of_one_step_share_the_bound(inbox):
