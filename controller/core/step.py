@@ -155,6 +155,10 @@ class Stretch:
         )
 
 
+Waits = Mapping[str, float]
+"""Pod name -> seconds that it waited for others in earlier steps and that no step was charged."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Progress:
     """Steps of one generation. `applied` and `held` have one entry per pod of the gang; none while
@@ -167,6 +171,7 @@ class Progress:
     merged: int = 0
     """Last step that all pods applied."""
     last: StepRecord | None = None
+    waits: Waits = dataclasses.field(default_factory=dict)
     begun_after: int = 0
     """Step after which the generation began: the time before its first one is no step's."""
     recent: tuple[StepRecord, ...] = ()
@@ -206,6 +211,7 @@ class Progress:
             merged=step,
             applied={},
             held={},
+            waits={},
             recent=(),
             stretches=(),
             stretch=Stretch(),
@@ -256,12 +262,13 @@ def completed(
         pod: tuple(r for r in records if r.step <= step) for pod, records in progress.held.items()
     }
     merged: list[MergedStep] = []
-    last = progress.previous
+    last, waits = progress.previous, progress.waits
     for number in range(progress.merged + 1, step + 1):
         by_pod = {pod: r for pod, records in held.items() for r in records if r.step == number}
         if by_pod:
-            merged.append(_merge(by_pod, last, slots))
-            last = merged[-1].record
+            one, waits = _merge(by_pod, last, slots, waits)
+            merged.append(one)
+            last = one.record
     return _with_merged(dataclasses.replace(progress, held={}, merged=step), merged), merged
 
 
@@ -273,6 +280,7 @@ def resumed(progress: Progress, pods: Sequence[str]) -> Progress:
         granted=after,
         applied=dict.fromkeys(pods, after),
         held=dict.fromkeys(pods, ()),
+        waits={},
         begun_after=after,
         stretch=Stretch(),
         digests={pod: known for pod, known in progress.digests.items() if pod in pods},
@@ -319,11 +327,12 @@ def report(
         return progress, []
     held = {**progress.held, pod: progress.held[pod] + tuple(fresh)}
     count = min(len(queue) for queue in held.values())
-    merged = _merge_all(held, count, progress.previous, slots)
+    merged, waits = _merge_all(held, count, progress.previous, slots, progress.waits)
     further = dataclasses.replace(
         progress,
         applied={**progress.applied, pod: fresh[-1].step},
         held={p: queue[count:] for p, queue in held.items()},
+        waits=waits,
         merged=progress.merged + count,
         source_sequences={
             **progress.source_sequences,
@@ -390,20 +399,27 @@ def _merge_all(
     count: int,
     last: StepRecord | None,
     slots: Slots | None,
-) -> list[MergedStep]:
+    waits: Waits,
+) -> tuple[list[MergedStep], Waits]:
     merged: list[MergedStep] = []
     for index in range(count):
-        step = _merge({pod: queue[index] for pod, queue in held.items()}, last, slots)
+        by_pod = {pod: queue[index] for pod, queue in held.items()}
+        step, waits = _merge(by_pod, last, slots, waits)
         merged.append(step)
         last = step.record
-    return merged
+    return merged, waits
 
 
 def _merge(
-    by_pod: Mapping[str, StepRecord], last: StepRecord | None, slots: Slots | None
-) -> MergedStep:
-    """Where the time went is the word of the pod that waited least for the others: they waited for
-    it, or all of them for the link, and what it waited is all that a faster link could save.
+    by_pod: Mapping[str, StepRecord], last: StepRecord | None, slots: Slots | None, waits: Waits
+) -> tuple[MergedStep, Waits]:
+    """Where the time went is the word of the pod that has waited least for the others: they waited
+    for it, or all of them for the link, and what it waited is all that a faster link could save.
+
+    Over several steps, not in this one alone: pods that a link holds up by half a second each may
+    wait a second each in turn, and then one of them waits for nothing in every step. What a pod
+    waited beyond what was charged is kept for the next steps, up to a step's length: a pod that
+    becomes the slow one must not be charged what it saved when it was the fast one.
 
     A merged step lasts from the last pod's end of the step before to the last pod's end of this
     one, so that durations of steps sum to wall time; the slowest pod of each step alone would
@@ -411,19 +427,21 @@ def _merge(
     """
     records = list(by_pod.values())
     digests = {pod: r.digest for pod, r in by_pod.items() if r.digest}
-    pace = min(records, key=lambda r: (r.exposed_seconds, -r.seconds))
+    waited = {pod: waits.get(pod, 0.0) + r.exposed_seconds for pod, r in by_pod.items()}
+    pace = by_pod[min(by_pod, key=lambda pod: (waited[pod], -by_pod[pod].seconds))]
     if len(records) == 1:
         alone = dataclasses.replace(pace, digest="") if pace.digest else pace
-        return MergedStep(alone, digests)
+        return MergedStep(alone, digests), {}
     time = max(r.time for r in records)
     seconds = max(0.0, time - last.time) if last is not None else pace.seconds
-    exposed = min(pace.exposed_seconds, seconds)
+    exposed = min(min(waited.values()), seconds)
+    rest = {pod: min(each - exposed, seconds) for pod, each in waited.items()}
     data_wait = min(pace.data_wait_seconds, seconds - exposed)
     pause = min(pace.pause_seconds, seconds - exposed - data_wait)
     counts = slots(pace.step) if slots is not None else dict.fromkeys(by_pod, 1)
     weights = [counts[pod] for pod in by_pod]
     grad_norms = [r.grad_norm for r in records if r.grad_norm is not None]
-    return MergedStep(
+    merged = MergedStep(
         dataclasses.replace(
             pace,
             time=time,
@@ -444,6 +462,7 @@ def _merge(
         ),
         digests,
     )
+    return merged, rest
 
 
 def _mean(values: Sequence[float], weights: Sequence[int]) -> float:

@@ -252,3 +252,34 @@ def test_next_generation_goes_on_with_other_pods_and_the_same_sums() -> None:
         _report(_report(after, "pod-1", 4, time=9002.0), "pod-2", 4, time=9002.0).last.seconds
         == 2.0
     )
+
+
+def _exposed(waits: list[tuple[float, float]], seconds: float = 2.0) -> list[float]:
+    """Of every step, when two pods wait so long in each."""
+    progress = step.begin(99, ["pod-0", "pod-1"])
+    found: list[float] = []
+    for number, (first, second) in enumerate(waits, 1):
+        time = 1000.0 + seconds * number
+        progress = _report(progress, "pod-0", number, exposed_seconds=first, time=time)
+        records = [record(number, exposed_seconds=second, time=time)]
+        progress, merged = step.report(progress, "pod-1", records)
+        found += [each.record.exposed_seconds for each in merged]
+    return found
+
+
+def test_pods_that_wait_for_the_link_in_turn_wait_for_it_on_average() -> None:
+    assert sum(_exposed([(1.0, 0.0), (0.0, 1.0)] * 10)) == pytest.approx(10.0, abs=1.0)
+
+
+def test_pod_that_is_faster_waits_for_the_other_and_not_for_the_link() -> None:
+    assert _exposed([(0.6, 0.0)] * 10) == [0.0] * 10
+
+
+def test_pod_that_becomes_the_slow_one_is_charged_a_step_at_most() -> None:
+    exposed = _exposed([(0.6, 0.0)] * 10 + [(0.0, 0.6)] * 10)
+    assert sum(exposed) == pytest.approx(2.0)
+    assert exposed[-5:] == [0.0] * 5
+
+
+def test_pods_that_wait_equally_long_are_charged_that() -> None:
+    assert _exposed([(0.5, 0.5)] * 4) == [0.5] * 4
