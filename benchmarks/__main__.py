@@ -38,9 +38,10 @@ def main() -> int:
     console = Console(stderr=options.json, width=140)
     for name in BUILT if options.name == "all" else (options.name,):
         result = importlib.import_module(f"benchmarks.{name}").run(quick=options.quick)
-        table.show(result, console)
         if options.json:
+            # First: what took an hour to measure must not be lost over how it is shown.
             table.print_json(result)
+        table.show(result, console)
     return 0
 
 
