@@ -114,7 +114,9 @@ class _Killer:
             kill = Kill(number, pod, pid, at, job["step"])
             if self._chance.random() >= AGAIN_PROBABILITY:
                 self._await_recovery(at, job["step"])
-            kill = _timed(kill, events_of(self._client, self._job_id), self._fleet_events(at))
+            kill = _timed(
+                kill, events_of(self._client, self._job_id), events_of(self._client, None)
+            )
             self._on_kill(kill)
             yield kill
 
@@ -138,18 +140,9 @@ class _Killer:
 
         self._client.wait(self._job_id, timeout=RECOVERY_SECONDS, until=has_gone_on)
 
-    def _fleet_events(self, since: float) -> list[Document]:
-        found, after = [], 0
-        while True:
-            page = self._client.events(after=after)
-            found += [event for event in page["events"] if event["time"] >= since]
-            if not page["events"]:
-                return found
-            after = page["next_after"]
 
-
-def events_of(client: Client, job_id: str, kinds: Sequence[str] = ()) -> list[Document]:
-    """Of a job so far, oldest first; of these kinds, when any are given."""
+def events_of(client: Client, job_id: str | None, kinds: Sequence[str] = ()) -> list[Document]:
+    """Of a job or of everything so far, oldest first; of these kinds, when any are given."""
     found, after = [], 0
     while True:
         page = client.events(job_id, after=after)
@@ -160,7 +153,11 @@ def events_of(client: Client, job_id: str, kinds: Sequence[str] = ()) -> list[Do
 
 
 def _timed(kill: Kill, of_job: Sequence[Document], of_fleet: Sequence[Document]) -> Kill:
-    seen = [e["time"] for e in of_fleet if e["kind"] == "host.detached" and e["pod"] == kill.pod]
+    seen = [
+        e["time"]
+        for e in of_fleet
+        if e["kind"] == "host.detached" and e["pod"] == kill.pod and e["time"] >= kill.at
+    ]
     gone_on = [e["time"] for e in of_job if e["kind"] in _GONE_ON and e["time"] >= kill.at]
     return dataclasses.replace(
         kill,

@@ -37,12 +37,6 @@ class Overdue(typing.NamedTuple):
     reason: str
 
 
-def is_gathering(job: Job) -> bool:
-    """Whether the others are being told to stand still, or do and wait."""
-    is_awaited = job.awaited_since is not None
-    return job.healing is not None and job.healing.begun is None and not is_awaited
-
-
 def pod_lost(turn: Turn, job: Job, pod: str, reason: Reason) -> None:
     """A pod that works for the job is gone, or about to be ended."""
     present = turn.pods.get(pod)
@@ -67,7 +61,7 @@ def seek(turn: Turn) -> None:
     for job in list(turn.jobs.values()):
         if job.awaited_since is not None:
             continue
-        if is_gathering(job):
+        if job.is_gathering:
             settle(turn, job)
         elif job.state is JobState.RUNNING and job.spec.on_pod_loss != "fail":
             if _may_grow(turn, job):
@@ -80,7 +74,7 @@ def seek(turn: Turn) -> None:
 def overdue(turn: Turn, job: Job, policy: LivenessPolicy) -> Overdue:
     """Pods that were told to stand still and have not said so for too long."""
     healing = job.healing
-    if healing is None or not is_gathering(job):
+    if healing is None or not job.is_gathering:
         return Overdue((), "")
     grace = gathering_grace(job.progress, policy)
     late = [pod for pod in _members(turn, job) if not _has_answered(pod)]
@@ -92,7 +86,7 @@ def overdue(turn: Turn, job: Job, policy: LivenessPolicy) -> Overdue:
 def ticked(turn: Turn, job_id: str) -> None:
     """Time passes for a gang that waits for a pod."""
     job = turn.jobs.get(job_id)
-    if job is None or job.healing is None or not is_gathering(job):
+    if job is None or job.healing is None or not job.is_gathering:
         return
     if turn.now - job.healing.since <= job.spec.wait_timeout:
         return
@@ -110,7 +104,7 @@ def settle(turn: Turn, job: Job) -> None:
     """Go on, once every host has answered and there are pods enough."""
     assert job.healing is not None
     members = _members(turn, job)
-    if not is_gathering(job) or any(not _has_answered(pod) for pod in members):
+    if not job.is_gathering or any(not _has_answered(pod) for pod in members):
         return
     standing = _standing(turn, job)
     for pod in members:
@@ -262,9 +256,7 @@ def _begin(turn: Turn, job: Job, standing: Sequence[Pod], newcomers: Sequence[Po
         if pod.standing and pod.standing.step == after
     }
     if len(set(digests.values())) > 1:
-        seen = ", ".join(f"{name} {digest[:12]}" for name, digest in sorted(digests.items()))
-        message = f"after step {after} pods hold other bits: {seen}"
-        letting_go.fail(turn, job, Reason("Diverged", message))
+        letting_go.fail(turn, job, letting_go.diverged(after, digests))
         return
     members = _placed(job, standing, newcomers)
     completed = _completed(turn, job, after)

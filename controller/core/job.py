@@ -266,6 +266,12 @@ class Job:
         return self.state in FINAL_STATES
 
     @property
+    def is_gathering(self) -> bool:
+        """Whether its pods are being told to stand still, or do and wait."""
+        healing, is_awaited = self.healing, self.awaited_since is not None
+        return healing is not None and healing.begun is None and not is_awaited
+
+    @property
     def target_steps(self) -> int:
         """Steps it will apply: those asked for, or those the data lasts for."""
         return self.progress.target_steps if self.progress else self.spec.steps

@@ -7,6 +7,7 @@ of its hosts have.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 from controller.core import commands
 from controller.core.cluster import Assignment, Pod
@@ -21,6 +22,12 @@ def fail(turn: Turn, job: Job, reason: Reason) -> None:
     )
     turn.put_job(job, Entry("job.failed", reason.message, job.id, data={"code": reason.code}))
     let_go(turn, job, reason.message)
+
+
+def diverged(step: int, digests: Mapping[str, str]) -> Reason:
+    """Why a job fails whose pods, by name, hold states of different digests after a step."""
+    seen = ", ".join(f"{pod} {digest[:12]}" for pod, digest in sorted(digests.items()))
+    return Reason("Diverged", f"after step {step} pods hold other bits: {seen}")
 
 
 def let_go(turn: Turn, job: Job, reason: str) -> None:

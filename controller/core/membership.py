@@ -141,7 +141,7 @@ def job_faulted(turn: Turn, event: events.JobFaulted, _policy: LivenessPolicy) -
     reason = Reason(_FAULT_CODES[event.phase], f"{where}: {event.message}")
     if not _may_be_anothers(turn.pods[event.host.pod], event):
         fail(turn, job, reason)
-    elif job.suspicion is None and not healing.is_gathering(job):
+    elif job.suspicion is None and not job.is_gathering:
         entry = Entry("job.suspected", reason.message, job.id, event.suspect_pod or event.host.pod)
         turn.put_job(_suspected(turn, job, reason), entry)
 

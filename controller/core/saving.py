@@ -81,9 +81,7 @@ def checkpoint_written(
     assert keeper is not None, "a running job has all its pods"
     digests = {pod: part.state_sha256 for pod, part in zip(job.gang, parts, strict=True)}
     if len(set(digests.values())) > 1:
-        seen = ", ".join(f"{pod} {digest[:12]}" for pod, digest in sorted(digests.items()))
-        message = f"after step {event.step} pods hold other bits: {seen}"
-        letting_go.fail(turn, job, Reason("Diverged", message))
+        letting_go.fail(turn, job, letting_go.diverged(event.step, digests))
         return
     turn.order(
         commands.PublishCheckpoint(
@@ -227,8 +225,7 @@ def _give_up(turn: Turn, job: Job, step: int, message: str) -> None:
 
 def _may_publish(job: Job) -> bool:
     """One that was ordered before a pod was lost is as good as any."""
-    is_gathering = job.healing is not None and job.healing.begun is None
-    return job.state is JobState.RUNNING or is_gathering
+    return job.state is JobState.RUNNING or job.is_gathering
 
 
 def _keeper(turn: Turn, job: Job) -> HostRef | None:

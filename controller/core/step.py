@@ -301,7 +301,7 @@ def taken_over(
     return dataclasses.replace(
         after,
         # Hosts went on meanwhile, so the next step's time is counted from the last one's.
-        begun_after=min(merged, after.begun_after - 1) if records else merged,
+        begun_after=merged - 1 if records else merged,
         last=records[-1] if records else None,
         recent=tuple(records[-RECENT_STEPS:]),
     )

@@ -39,7 +39,8 @@ def steps_applied(turn: Turn, event: events.StepsApplied, _policy: LivenessPolic
     job = dataclasses.replace(job, progress=progress)
     for complete in merged:
         if complete.diverged:
-            letting_go.fail(turn, job, _divergence(complete))
+            reason = letting_go.diverged(complete.record.step, complete.digests)
+            letting_go.fail(turn, job, reason)
             return
         record = complete.record
         totals = totals.plus([record])
@@ -89,11 +90,6 @@ def _with_link_news(turn: Turn, job: Job, progress: step.Progress) -> step.Progr
     else:
         turn.note(Entry("link.keeps_up", f"the link keeps up again: {message}", job.id, data=data))
     return dataclasses.replace(progress, waits_for_link=waits)
-
-
-def _divergence(complete: step.MergedStep) -> Reason:
-    seen = ", ".join(f"{pod} {digest[:12]}" for pod, digest in sorted(complete.digests.items()))
-    return Reason("Diverged", f"after step {complete.record.step} pods hold other bits: {seen}")
 
 
 def _meet_spike(turn: Turn, job: Job, record: step.StepRecord, verdict: Verdict) -> bool:

@@ -38,6 +38,10 @@ _RECOVERABLE = frozenset({JobState.RUNNING, JobState.RECOVERING})
 """States in which hosts have a state that the controller does not."""
 
 
+NEEDS_STEPS = _RECOVERABLE | {JobState.CANCELLING}
+"""States in which `recall` looks at the steps on record."""
+
+
 def recall(row: Mapping[Any, Any], on_record: OnRecord) -> Job:
     """The job of a row of the jobs table, with what it came to, where hosts may go on with it, or
     where it is being cancelled and people want to know."""

@@ -26,7 +26,7 @@ from controller.core.job import FINAL_STATES, Job
 from controller.core.step import StepRecord
 from controller.core.turn import Entry
 from controller.runtime import schema
-from controller.runtime.recall import OnRecord, course_document, recall, record_of
+from controller.runtime.recall import NEEDS_STEPS, OnRecord, course_document, recall, record_of
 
 Document = dict[str, Any]
 
@@ -341,7 +341,9 @@ def _upsert_job(
 
 def _on_record(connection: sa.Connection, row: Mapping[Any, Any]) -> OnRecord:
     """Steps of the job's present timeline. Records behind it are of one that a rewind or another
-    attempt has left, and not overwritten yet."""
+    attempt has left, and not overwritten yet. None of a job whose steps nobody asks for."""
+    if row["state"] not in NEEDS_STEPS:
+        return OnRecord((), {})
     table, document = schema.steps, schema.steps.c.document
     of_job = table.c.job_id == row["id"]
     of_generation = document["generation"].as_integer() == row["generation"]

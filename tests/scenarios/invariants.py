@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from controller.core import commands, events, gang
 from controller.core.cluster import Assignment, HostRef, Pod
-from controller.core.healing import is_gathering
 from controller.core.job import FINAL_STATES, Job, JobState
 from controller.core.turn import Outcome, State
 
@@ -125,7 +124,7 @@ def _gangs_are_whole(state: State) -> None:
         working = [pod for pod in holding if pod.releasing_since is None]
         if job.awaited_since is not None:
             assert {p.name for p in working} <= set(job.gang)
-        elif is_gathering(job):
+        elif job.is_gathering:
             assert {p.name for p in working} < set(job.gang) or job.reason.code in _ALL_THERE
             assert working, f"{job.id} waits with nobody"
         elif job.state in _HOLDING:
