@@ -15,6 +15,7 @@ from unittest import mock
 
 import grpc
 
+from protos import link_pb2
 from workers.exchange.frames import read
 from workers.exchange.service import LinkServicer
 
@@ -28,6 +29,8 @@ class Mischief:
     def __init__(self, seed: int) -> None:
         self.done: collections.Counter[str] = collections.Counter()
         """How often which kind was done: twice, corrupt, lost, late."""
+        self._met: set[tuple[int, ...]] = set()
+        self._spoilt: collections.Counter[tuple[int, int]] = collections.Counter()
         self._chance = random.Random(seed)
         self._lock = threading.Lock()
         self._spent: collections.Counter[tuple[object, ...]] = collections.Counter()
@@ -45,12 +48,19 @@ class Mischief:
         with mock.patch.object(LinkServicer, "Send", send):
             yield
 
+    def num_spoilt(self, abandoned: tuple[int, int]) -> int:
+        """Frames with data that were corrupt or lost when they first came, but for those of one
+        (generation, step): whoever applied the other steps was sent each of these again."""
+        return sum(count for step, count in self._spoilt.items() if step != abandoned)
+
     def _between(self, frames: Iterator[bytes], context: Any, receiver: int) -> Iterator[bytes]:
         for wire in frames:
             chunk, data = read(wire)
             place = (receiver, chunk.member_index, chunk.generation, chunk.step)
             older = self._older(chunk.generation, wire)
             kind = self._choose(place, has_data=len(data) > 0, has_older=bool(older))
+            if data:
+                self._note(receiver, chunk, kind)
             if kind == "lost":
                 context.abort(grpc.StatusCode.UNAVAILABLE, "the connection is lost")
             elif kind == "corrupt":
@@ -63,6 +73,15 @@ class Mischief:
                 yield wire
             else:
                 yield wire
+
+    def _note(self, receiver: int, chunk: link_pb2.Chunk, kind: str) -> None:
+        step = (chunk.generation, chunk.step)
+        sender = (chunk.member_index, chunk.round)
+        frame = (receiver, *sender, *step, chunk.segment, chunk.offset_bytes)
+        with self._lock:
+            if frame not in self._met and kind in ("corrupt", "lost"):
+                self._spoilt[step] += 1
+            self._met.add(frame)
 
     def _older(self, generation: int, wire: bytes) -> list[bytes]:
         with self._lock:
