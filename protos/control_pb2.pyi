@@ -32,6 +32,9 @@ class Phase(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PHASE_COMPUTE: _ClassVar[Phase]
     PHASE_EXCHANGE: _ClassVar[Phase]
     PHASE_HEAL: _ClassVar[Phase]
+    PHASE_EVALUATE: _ClassVar[Phase]
+    PHASE_SAVE: _ClassVar[Phase]
+    PHASE_REST: _ClassVar[Phase]
 PEAK_SOURCE_UNSPECIFIED: PeakSource
 PEAK_SOURCE_UNKNOWN: PeakSource
 PEAK_SOURCE_TABLE: PeakSource
@@ -49,9 +52,12 @@ PHASE_COMPILE: Phase
 PHASE_COMPUTE: Phase
 PHASE_EXCHANGE: Phase
 PHASE_HEAL: Phase
+PHASE_EVALUATE: Phase
+PHASE_SAVE: Phase
+PHASE_REST: Phase
 
 class HostEvent(_message.Message):
-    __slots__ = ("hello", "inventory", "program_ready", "steps_applied", "job_faulted", "job_released", "heartbeat", "checkpoint_written", "checkpoint_published", "restore_failed", "evaluated", "link_conditions", "job_held", "program_warmed")
+    __slots__ = ("hello", "inventory", "program_ready", "steps_applied", "job_faulted", "job_released", "heartbeat", "checkpoint_written", "checkpoint_published", "restore_failed", "evaluated", "link_conditions", "job_held", "program_warmed", "stacks")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     INVENTORY_FIELD_NUMBER: _ClassVar[int]
     PROGRAM_READY_FIELD_NUMBER: _ClassVar[int]
@@ -66,6 +72,7 @@ class HostEvent(_message.Message):
     LINK_CONDITIONS_FIELD_NUMBER: _ClassVar[int]
     JOB_HELD_FIELD_NUMBER: _ClassVar[int]
     PROGRAM_WARMED_FIELD_NUMBER: _ClassVar[int]
+    STACKS_FIELD_NUMBER: _ClassVar[int]
     hello: HostHello
     inventory: HostInventory
     program_ready: ProgramReady
@@ -80,10 +87,11 @@ class HostEvent(_message.Message):
     link_conditions: LinkConditions
     job_held: JobHeld
     program_warmed: ProgramWarmed
-    def __init__(self, hello: _Optional[_Union[HostHello, _Mapping]] = ..., inventory: _Optional[_Union[HostInventory, _Mapping]] = ..., program_ready: _Optional[_Union[ProgramReady, _Mapping]] = ..., steps_applied: _Optional[_Union[StepsApplied, _Mapping]] = ..., job_faulted: _Optional[_Union[JobFaulted, _Mapping]] = ..., job_released: _Optional[_Union[JobReleased, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., checkpoint_written: _Optional[_Union[CheckpointWritten, _Mapping]] = ..., checkpoint_published: _Optional[_Union[CheckpointPublished, _Mapping]] = ..., restore_failed: _Optional[_Union[RestoreFailed, _Mapping]] = ..., evaluated: _Optional[_Union[Evaluated, _Mapping]] = ..., link_conditions: _Optional[_Union[LinkConditions, _Mapping]] = ..., job_held: _Optional[_Union[JobHeld, _Mapping]] = ..., program_warmed: _Optional[_Union[ProgramWarmed, _Mapping]] = ...) -> None: ...
+    stacks: Stacks
+    def __init__(self, hello: _Optional[_Union[HostHello, _Mapping]] = ..., inventory: _Optional[_Union[HostInventory, _Mapping]] = ..., program_ready: _Optional[_Union[ProgramReady, _Mapping]] = ..., steps_applied: _Optional[_Union[StepsApplied, _Mapping]] = ..., job_faulted: _Optional[_Union[JobFaulted, _Mapping]] = ..., job_released: _Optional[_Union[JobReleased, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., checkpoint_written: _Optional[_Union[CheckpointWritten, _Mapping]] = ..., checkpoint_published: _Optional[_Union[CheckpointPublished, _Mapping]] = ..., restore_failed: _Optional[_Union[RestoreFailed, _Mapping]] = ..., evaluated: _Optional[_Union[Evaluated, _Mapping]] = ..., link_conditions: _Optional[_Union[LinkConditions, _Mapping]] = ..., job_held: _Optional[_Union[JobHeld, _Mapping]] = ..., program_warmed: _Optional[_Union[ProgramWarmed, _Mapping]] = ..., stacks: _Optional[_Union[Stacks, _Mapping]] = ...) -> None: ...
 
 class HostCommand(_message.Message):
-    __slots__ = ("assemble_pod", "prepare_job", "grant_window", "stop_job", "dismiss", "publish_checkpoint", "remove_checkpoint", "save_checkpoint", "set_link_conditions", "change_exchange", "hold_job", "warm_program", "tell_again")
+    __slots__ = ("assemble_pod", "prepare_job", "grant_window", "stop_job", "dismiss", "publish_checkpoint", "remove_checkpoint", "save_checkpoint", "set_link_conditions", "change_exchange", "hold_job", "warm_program", "tell_again", "dump_stacks")
     ASSEMBLE_POD_FIELD_NUMBER: _ClassVar[int]
     PREPARE_JOB_FIELD_NUMBER: _ClassVar[int]
     GRANT_WINDOW_FIELD_NUMBER: _ClassVar[int]
@@ -97,6 +105,7 @@ class HostCommand(_message.Message):
     HOLD_JOB_FIELD_NUMBER: _ClassVar[int]
     WARM_PROGRAM_FIELD_NUMBER: _ClassVar[int]
     TELL_AGAIN_FIELD_NUMBER: _ClassVar[int]
+    DUMP_STACKS_FIELD_NUMBER: _ClassVar[int]
     assemble_pod: AssemblePod
     prepare_job: PrepareJob
     grant_window: GrantWindow
@@ -110,7 +119,8 @@ class HostCommand(_message.Message):
     hold_job: HoldJob
     warm_program: WarmProgram
     tell_again: TellAgain
-    def __init__(self, assemble_pod: _Optional[_Union[AssemblePod, _Mapping]] = ..., prepare_job: _Optional[_Union[PrepareJob, _Mapping]] = ..., grant_window: _Optional[_Union[GrantWindow, _Mapping]] = ..., stop_job: _Optional[_Union[StopJob, _Mapping]] = ..., dismiss: _Optional[_Union[Dismiss, _Mapping]] = ..., publish_checkpoint: _Optional[_Union[PublishCheckpoint, _Mapping]] = ..., remove_checkpoint: _Optional[_Union[RemoveCheckpoint, _Mapping]] = ..., save_checkpoint: _Optional[_Union[SaveCheckpoint, _Mapping]] = ..., set_link_conditions: _Optional[_Union[SetLinkConditions, _Mapping]] = ..., change_exchange: _Optional[_Union[ChangeExchange, _Mapping]] = ..., hold_job: _Optional[_Union[HoldJob, _Mapping]] = ..., warm_program: _Optional[_Union[WarmProgram, _Mapping]] = ..., tell_again: _Optional[_Union[TellAgain, _Mapping]] = ...) -> None: ...
+    dump_stacks: DumpStacks
+    def __init__(self, assemble_pod: _Optional[_Union[AssemblePod, _Mapping]] = ..., prepare_job: _Optional[_Union[PrepareJob, _Mapping]] = ..., grant_window: _Optional[_Union[GrantWindow, _Mapping]] = ..., stop_job: _Optional[_Union[StopJob, _Mapping]] = ..., dismiss: _Optional[_Union[Dismiss, _Mapping]] = ..., publish_checkpoint: _Optional[_Union[PublishCheckpoint, _Mapping]] = ..., remove_checkpoint: _Optional[_Union[RemoveCheckpoint, _Mapping]] = ..., save_checkpoint: _Optional[_Union[SaveCheckpoint, _Mapping]] = ..., set_link_conditions: _Optional[_Union[SetLinkConditions, _Mapping]] = ..., change_exchange: _Optional[_Union[ChangeExchange, _Mapping]] = ..., hold_job: _Optional[_Union[HoldJob, _Mapping]] = ..., warm_program: _Optional[_Union[WarmProgram, _Mapping]] = ..., tell_again: _Optional[_Union[TellAgain, _Mapping]] = ..., dump_stacks: _Optional[_Union[DumpStacks, _Mapping]] = ...) -> None: ...
 
 class HostHello(_message.Message):
     __slots__ = ("protocol_version", "pod", "host_index", "num_hosts", "incarnation", "link_address", "coordinator_address", "pid", "join_token", "assembled_with", "held")
@@ -616,10 +626,44 @@ class RemoveCheckpoint(_message.Message):
     def __init__(self, job: _Optional[str] = ..., directory: _Optional[str] = ..., step: _Optional[int] = ..., generation: _Optional[int] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
-    __slots__ = ("link_traffic",)
+    __slots__ = ("link_traffic", "activity")
     LINK_TRAFFIC_FIELD_NUMBER: _ClassVar[int]
+    ACTIVITY_FIELD_NUMBER: _ClassVar[int]
     link_traffic: _containers.RepeatedCompositeFieldContainer[LinkTraffic]
-    def __init__(self, link_traffic: _Optional[_Iterable[_Union[LinkTraffic, _Mapping]]] = ...) -> None: ...
+    activity: Activity
+    def __init__(self, link_traffic: _Optional[_Iterable[_Union[LinkTraffic, _Mapping]]] = ..., activity: _Optional[_Union[Activity, _Mapping]] = ...) -> None: ...
+
+class Activity(_message.Message):
+    __slots__ = ("job", "generation", "phase", "step", "seconds")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    PHASE_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    generation: int
+    phase: Phase
+    step: int
+    seconds: float
+    def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ..., phase: _Optional[_Union[Phase, str]] = ..., step: _Optional[int] = ..., seconds: _Optional[float] = ...) -> None: ...
+
+class DumpStacks(_message.Message):
+    __slots__ = ("job", "generation")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    generation: int
+    def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ...) -> None: ...
+
+class Stacks(_message.Message):
+    __slots__ = ("job", "generation", "text")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    generation: int
+    text: str
+    def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ..., text: _Optional[str] = ...) -> None: ...
 
 class LinkTraffic(_message.Message):
     __slots__ = ("peer_pod", "sent_bytes", "sending_seconds", "retries", "rate_bytes_per_second", "rtt_seconds")

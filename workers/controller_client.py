@@ -12,6 +12,7 @@ from protos import control_pb2 as pb
 from workers.exchange.base import Traffic
 from workers.exchange.conditions import LinkConditions
 from workers.orders import (
+    Activity,
     Applied,
     Assignment,
     BatchPhase,
@@ -31,10 +32,11 @@ from workers.orders import (
     Report,
     RestoreFailed,
     Resume,
+    Stacks,
     Warmed,
 )
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 
 _PEAK_SOURCES = {
     "unknown": pb.PEAK_SOURCE_UNKNOWN,
@@ -50,6 +52,9 @@ _PHASES = {
     Phase.COMPUTE: pb.PHASE_COMPUTE,
     Phase.EXCHANGE: pb.PHASE_EXCHANGE,
     Phase.HEAL: pb.PHASE_HEAL,
+    Phase.EVALUATE: pb.PHASE_EVALUATE,
+    Phase.SAVE: pb.PHASE_SAVE,
+    Phase.REST: pb.PHASE_REST,
 }
 
 
@@ -70,6 +75,7 @@ def assignment_of(
         | pb.SaveCheckpoint
         | pb.ChangeExchange
         | pb.TellAgain
+        | pb.DumpStacks
     ),
 ) -> Assignment:
     return Assignment(message.job, message.generation)
@@ -226,6 +232,9 @@ def encode_report(report: Report) -> pb.HostEvent:
                 job=assignment.job, generation=assignment.generation, message=message
             )
             return pb.HostEvent(restore_failed=failed)
+        case Stacks(assignment, text):
+            told = pb.Stacks(job=assignment.job, generation=assignment.generation, text=text)
+            return pb.HostEvent(stacks=told)
 
 
 def encode_held(held: Assignment | None, granted_step: int) -> pb.HeldJob | None:
@@ -234,7 +243,10 @@ def encode_held(held: Assignment | None, granted_step: int) -> pb.HeldJob | None
     return pb.HeldJob(job=held.job, generation=held.generation, granted_step=granted_step)
 
 
-def encode_heartbeat(traffic: Mapping[str, Traffic]) -> pb.HostEvent:
+def encode_heartbeat(
+    traffic: Mapping[str, Traffic], activity: Activity | None, now: float
+) -> pb.HostEvent:
+    """`now` is in monotonic seconds."""
     peers = [
         pb.LinkTraffic(
             peer_pod=pod,
@@ -246,7 +258,21 @@ def encode_heartbeat(traffic: Mapping[str, Traffic]) -> pb.HostEvent:
         )
         for pod, sent in traffic.items()
     ]
-    return pb.HostEvent(heartbeat=pb.Heartbeat(link_traffic=peers))
+    return pb.HostEvent(
+        heartbeat=pb.Heartbeat(link_traffic=peers, activity=_activity(activity, now))
+    )
+
+
+def _activity(activity: Activity | None, now: float) -> pb.Activity | None:
+    if activity is None:
+        return None
+    return pb.Activity(
+        job=activity.assignment.job,
+        generation=activity.assignment.generation,
+        phase=_PHASES[activity.phase],
+        step=activity.step,
+        seconds=max(0.0, now - activity.since),
+    )
 
 
 def encode_conditions(conditions: LinkConditions) -> pb.HostEvent:

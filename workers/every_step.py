@@ -117,6 +117,8 @@ class EveryStep:
         """The total of every segment."""
         keys = [self._order.key(step, segment) for segment in range(len(self._gang.segments))]
         start = time.perf_counter()
+        if not self._is_alone:
+            spent.waits_since = time.monotonic()
         total = [self._reduction.total(key) for key in keys]
         if not self._is_alone:
             spent.exposed_seconds = time.perf_counter() - start

@@ -20,10 +20,12 @@ from collections.abc import Callable
 
 import jax
 
+from protos import faults
 from workers.checkpoint.layout import CheckpointError
 from workers.exchange.agreement import PodAgreement
 from workers.exchange.base import ExchangeAborted, GradientExchange, PeerUnreachable
 from workers.orders import (
+    Activity,
     Assignment,
     ExchangeRule,
     Held,
@@ -74,6 +76,12 @@ class Executor:
         self._program: Program | None = None
         """The last one that ran or was compiled ahead: a job's next generation needs it."""
         self._kept: Kept | None = None
+        self._at_hand: Run | None = None
+
+    def activity(self) -> Activity | None:
+        """What is done for a job; None while there is none that runs or gets ready."""
+        run = self._at_hand
+        return run.activity() if run is not None else None
 
     def use_agreement(self, agreement: PodAgreement) -> None:
         """How this host agrees with the others of its pod, known once the pod has assembled."""
@@ -175,6 +183,7 @@ class Executor:
     def _serve(self, order: JobOrder, bundle: bytes) -> None:
         control, kept = self._controls[order.assignment], self._taken_up(order)
         run = Run(order, bundle, control, program=self._program, kept=kept)
+        self._at_hand = run
         is_intact = False
         try:
             ready = prepare(
@@ -206,7 +215,6 @@ class Executor:
             self._end(run, is_intact)
 
     def _train(self, run: Run) -> None:
-        run.phase = Phase.COMPUTE
         assert run.training is not None
         is_first = True
         if run.order.resume is not None and self._may_run(run, run.applied):
@@ -220,6 +228,8 @@ class Executor:
             change = run.control.changes.pop(run.applied + 1, None)
             if change is not None:
                 run.training.use(change)
+            run.enter(Phase.COMPUTE, run.applied + 1)
+            faults.at("step")
             in_flight = run.training.step(run.applied + 1)
             if in_flight is not None:
                 run.applied += 1
@@ -239,8 +249,10 @@ class Executor:
         self._flush(run)
         with training.pause():
             if evaluates and run.evaluator is not None:
+                run.enter(Phase.EVALUATE)
                 self._report(run.evaluator.evaluate(run.applied, training))
             if saves and run.saver is not None:
+                run.enter(Phase.SAVE)
                 run.saver.save(run.applied, training)
 
     def _may_run(self, run: Run, wanted: int) -> bool:
@@ -252,6 +264,7 @@ class Executor:
         control = run.control
         if control.granted < wanted and control.leave_reason is None:
             self._flush(run)
+            run.enter(Phase.REST)
             with self._said:
                 self._said.wait_for(
                     lambda: control.granted >= wanted or control.leave_reason is not None
@@ -270,6 +283,7 @@ class Executor:
         """The generation is over here. The job stands still, unless it was told to stop or there is
         no state to keep."""
         assignment = run.order.assignment
+        run.enter(Phase.REST)
         try:
             self._flush(run)
         except Exception:
@@ -292,7 +306,7 @@ class Executor:
             control.stands_still = kept is not None
             if kept is None:
                 del self._controls[assignment]
-        self._kept = kept
+        self._kept, self._at_hand = kept, None
         if kept is not None:
             self._report(Held(assignment, kept.step, kept.state_sha256))
         else:

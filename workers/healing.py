@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from protos import faults
 from workers.exchange.agreement import PodAgreement
 from workers.exchange.base import ExchangeAborted, ExchangeError, GradientExchange
 from workers.member_state import Restored
@@ -40,6 +41,7 @@ def heal(
 
     Raises HealError, ExchangeError, and whatever the devices raise.
     """
+    faults.at("heal")
     payload = Payload(list(program.state_buffers.values()))
     holders = [m for m in range(len(order.members)) if m not in resume.lacking]
     parts = dict(zip(holders, payload.parts([1] * len(holders)), strict=True))

@@ -23,8 +23,9 @@ from typing import Any
 import grpc
 
 from protos import control_pb2 as pb
-from protos import control_pb2_grpc, program_pb2, program_pb2_grpc
+from protos import control_pb2_grpc, faults, program_pb2, program_pb2_grpc
 from workers import controller_client as codec
+from workers import stacks
 from workers.checkpoint import layout
 from workers.exchange.base import GradientExchange
 from workers.exchange.emulator import LinkEmulator
@@ -41,6 +42,7 @@ from workers.orders import (
     Phase,
     Released,
     Report,
+    Stacks,
     Warmed,
 )
 
@@ -177,7 +179,10 @@ class Host:
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(self._heartbeat_seconds)
-            self._outbox.put_nowait(codec.encode_heartbeat(self._exchange.traffic()))
+            faults.at("heartbeat")
+            activity = self._executor.activity()
+            beat = codec.encode_heartbeat(self._exchange.traffic(), activity, time.monotonic())
+            self._outbox.put_nowait(beat)
 
     async def _obey(self, command: pb.HostCommand, channel: grpc.aio.Channel) -> None:
         match command.WhichOneof("command"):
@@ -220,8 +225,15 @@ class Host:
             case "stop_job":
                 stop = command.stop_job
                 self._leave(codec.assignment_of(stop), stop.reason, self._executor.stop)
+            case "dump_stacks":
+                self._tell_stacks(codec.assignment_of(command.dump_stacks))
             case "set_link_conditions":
                 self._set_conditions(command.set_link_conditions)
+
+    def _tell_stacks(self, assignment: Assignment) -> None:
+        text = stacks.of_all_threads()
+        logger.warning("%s does not get on; all threads of this host:\n%s", assignment.job, text)
+        self.report(Stacks(assignment, text))
 
     def _set_conditions(self, order: pb.SetLinkConditions) -> None:
         """The controller asks only hosts that have told of their emulated link."""

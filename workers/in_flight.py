@@ -22,6 +22,8 @@ class Spent:
     data_wait_seconds: float = 0.0
     pause_seconds: float = 0.0
     """Between the step before and this one."""
+    waits_since: float | None = None
+    """Since when, monotonic seconds, it waits for what others send; None while it computes."""
     link_bytes: int = 0
     float32_bytes: int = 0
     """What exchanging a gradient in float32 takes at least."""

@@ -7,14 +7,14 @@ import dataclasses
 import enum
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from workers.data.report import SourceReport
 from workers.exchange.base import StepKey
 
 
 class Phase(enum.Enum):
-    """What a host does for a job, in order."""
+    """What a host does for a job."""
 
     FETCH = "fetch"
     DATA = "data"
@@ -22,6 +22,10 @@ class Phase(enum.Enum):
     COMPUTE = "compute"
     EXCHANGE = "exchange"
     HEAL = "heal"
+    EVALUATE = "evaluate"
+    SAVE = "save"
+    REST = "rest"
+    """Nothing: it waits to be told how far it may run, or is leaving."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -30,6 +34,17 @@ class Assignment:
 
     job: str
     generation: int
+
+
+class Activity(NamedTuple):
+    """What a host does for a job. A tuple, since one is made for every step."""
+
+    assignment: Assignment
+    phase: Phase
+    step: int
+    """Under way, or last one applied where none is; 0 before the first."""
+    since: float
+    """Monotonic seconds."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -290,6 +305,14 @@ class RestoreFailed:
     message: str
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Stacks:
+    """What the threads of this host are at."""
+
+    assignment: Assignment
+    text: str
+
+
 Report = (
     Inventory
     | Warmed
@@ -302,4 +325,5 @@ Report = (
     | CheckpointPublished
     | Evaluated
     | RestoreFailed
+    | Stacks
 )

@@ -49,7 +49,7 @@ def prepare(
     """
     start = time.perf_counter()
     order = run.order
-    run.phase = Phase.FETCH
+    run.enter(Phase.FETCH)
     digest = order.bundle_digest
     earlier = run.program if run.program and run.program.bundle_digest == digest else None
     manifest, parts = (earlier.manifest, {}) if earlier else read_bundle(run.bundle, digest)
@@ -59,23 +59,23 @@ def prepare(
         opened = None
         if batch:
             opened = opener.submit(open_dataset, order.data, batch[0]["shape"][1], token_folder)
-        run.phase = Phase.COMPILE
+        run.enter(Phase.COMPILE)
         compile_start = time.perf_counter()
         program = earlier or load(manifest, parts, digest)
         compile_seconds = time.perf_counter() - compile_start
-        run.phase = Phase.DATA
+        run.enter(Phase.DATA)
         dataset = opened.result() if opened else None
         plan = _batch_plan(order, program)
         data_steps = dataset.num_steps(order.epochs, plan) if dataset else 0
         if dataset and dataset.held_out and order.evaluate_every:
             run.evaluator = Evaluator(order, dataset.held_out, program.microbatch)
-    run.phase = Phase.COMPILE
+    run.enter(Phase.COMPILE)
     run.program, run.fields = program, program.record_fields
     if data_steps:
         run.target_steps = min(run.target_steps, data_steps)
     written, restored = None, None
     if order.resume:
-        run.phase = Phase.HEAL
+        run.enter(Phase.HEAL)
         restored = heal(order, order.resume, program, exchange, agreement, run.kept)
     elif order.restore:
         written, restored = _restored(order, order.restore, program)

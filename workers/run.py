@@ -6,6 +6,7 @@ Used by the executor's thread only, but for Control, which the executor guards.
 from __future__ import annotations
 
 import dataclasses
+import time
 import traceback
 from collections.abc import Callable
 
@@ -15,7 +16,7 @@ from workers.evaluation import Evaluator
 from workers.exchange.base import ExchangeError, PeerUnreachable
 from workers.in_flight import StepInFlight
 from workers.member_state import Restored
-from workers.orders import Applied, Assignment, ExchangeRule, Faulted, JobOrder, Phase
+from workers.orders import Activity, Applied, Assignment, ExchangeRule, Faulted, JobOrder, Phase
 from workers.program import Program
 from workers.training import Training
 
@@ -64,7 +65,6 @@ class Run:
     order: JobOrder
     bundle: bytes
     control: Control
-    phase: Phase = Phase.FETCH
     training: Training | None = None
     program: Program | None = None
     """Compiled; before preparation that of the job before."""
@@ -88,10 +88,31 @@ class Run:
     """When, in seconds of the caller's clock."""
     answered: int = 0
     """The grant that the last report at half of one was about."""
+    _doing: Activity = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
         self.applied = self.reported = self.order.first_step - 1
         self.target_steps = self.order.target_steps
+        self.enter(Phase.FETCH)
+
+    @property
+    def phase(self) -> Phase:
+        """What is being done."""
+        return self._doing.phase
+
+    def enter(self, phase: Phase, step: int | None = None) -> None:
+        """Something else is done from now on, of this step or after the last one."""
+        at = self.applied if step is None else step
+        self._doing = Activity(self.order.assignment, phase, at, time.monotonic())
+
+    def activity(self) -> Activity:
+        """What is being done. May be asked on any thread."""
+        doing, training = self._doing, self.training
+        if doing.phase is Phase.COMPUTE and training is not None:
+            waits_since = training.waits_since
+            if waits_since is not None:
+                return doing._replace(phase=Phase.EXCHANGE, since=waits_since)
+        return doing
 
     def is_report_due(self, now: float) -> bool:
         """Whether the applied steps are to be reported now, in seconds of the caller's clock.

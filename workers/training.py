@@ -18,6 +18,7 @@ from typing import Protocol
 import jax
 import numpy as np
 
+from protos import faults
 from workers.checkpoint.snapshot import Copy, snapshot_of
 from workers.every_step import EveryStep
 from workers.exchange.agreement import PodAgreement
@@ -101,6 +102,13 @@ class Training:
         jax.block_until_ready((self._params, self._optimizer))
         self._last_end = time.perf_counter()
         self._paused_seconds = 0.0
+        self._spent = Spent()
+
+    @property
+    def waits_since(self) -> float | None:
+        """Since when, monotonic seconds, the step under way waits for what others send; None while
+        it computes. May be asked on any thread."""
+        return self._spent.waits_since
 
     @property
     def state(self) -> list[jax.Array]:
@@ -181,15 +189,17 @@ class Training:
 
         Raises ExchangeError, after which the same holds, and whatever the devices raise.
         """
-        spent = Spent(pause_seconds=self._paused_seconds)
+        spent = self._spent = Spent(pause_seconds=self._paused_seconds)
         self._paused_seconds = 0.0
         total: list[Gradients] | None = []
         if self._program.has_gradients:
             self._offer_own_sums(step, spent)
             total = self._synchronisation.gradients(step, spent)
+            spent.waits_since = None
         if total is None:
             return None
         groups = [group for gradients in total for group in gradients]
+        faults.at("apply")
         self._is_whole = False
         params, self._optimizer, record = self._run(
             "apply_update", self._params, self._optimizer, *groups
@@ -197,6 +207,8 @@ class Training:
         params = self._synchronisation.updated(step, params, spent)
         if params is None:
             return None
+        if faults.at("state") is not None:
+            params = [_with_a_bit_flipped(params[0]), *params[1:]]
         self._params = params
         self._is_whole = True
         return self._applied(step, record[0], spent)
@@ -275,3 +287,15 @@ class Training:
             jax.make_array_from_callback(buffer.shape, buffer.sharding, array.__getitem__)
             for buffer, array in zip(self._program.groups["batch"], rows, strict=True)
         ]
+
+
+def _with_a_bit_flipped(array: jax.Array) -> jax.Array:
+    """As a device whose memory or arithmetic is broken would leave it: in the last place of one
+    element, on one device."""
+    shards = [np.array(shard.data) for shard in array.addressable_shards]
+    shards[0].reshape(-1).view(np.uint8)[0] ^= 1
+    placed = [
+        jax.device_put(data, shard.device)
+        for data, shard in zip(shards, array.addressable_shards, strict=True)
+    ]
+    return jax.make_array_from_single_device_arrays(array.shape, array.sharding, placed)

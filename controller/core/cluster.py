@@ -93,6 +93,18 @@ class Standing:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Activity:
+    """What a host does for a job."""
+
+    assignment: Assignment
+    phase: str
+    """fetch, data, compile, heal, compute, exchange, evaluate, save or rest."""
+    step: int
+    """Under way, or last one applied where none is; 0 before the first."""
+    since: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Host:
     """One attached host."""
 
@@ -119,6 +131,8 @@ class Host:
     """Incarnation of the lead with which it assembled its pod; empty before."""
     granted: int = 0
     """Last step of what it holds that an earlier controller granted it."""
+    activity: Activity | None = None
+    """As of its last heartbeat; None while it has no job."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, order=True)

@@ -212,6 +212,14 @@ class StopHost:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class DumpStacks:
+    """Tell what all threads are at."""
+
+    host: HostRef
+    assignment: Assignment
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class SetLinkConditions:
     """Send under these conditions from now on."""
 
@@ -251,6 +259,7 @@ Command = (
     | RemoveCheckpoint
     | HoldHost
     | StopHost
+    | DumpStacks
     | SetLinkConditions
     | DismissHost
     | RestartPod

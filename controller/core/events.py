@@ -105,11 +105,33 @@ class HostInventoried:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Doing:
+    """What a host does for a job, in its own words."""
+
+    assignment: Assignment
+    phase: str
+    step: int
+    seconds: float
+    """For so long."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StacksTold:
+    """What the threads of a host are at."""
+
+    host: HostRef
+    assignment: Assignment
+    text: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class HostHeard:
     """A heartbeat."""
 
     host: HostRef
     traffic: Mapping[str, Traffic]
+    doing: Doing | None = None
+    """None while it has no job."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -265,5 +287,6 @@ Event = (
     | CheckpointPublished
     | Evaluated
     | RestoreFailed
+    | StacksTold
     | Ticked
 )

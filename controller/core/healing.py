@@ -156,6 +156,7 @@ def gather(
         job,
         reason=cause,
         suspicion=None,
+        hang=None,
         healing=Healing(since, turn.now, cause, still_growing),
     )
     kind = "job.growing" if is_growing else "job.recovering"
@@ -322,7 +323,9 @@ def restart(turn: Turn, job: Job, reason: Reason) -> None:
     then = f"goes back to step {newest.step}" if newest else "starts over"
     reason = Reason(reason.code, f"{reason.message}; the job {then}")
     job = dataclasses.replace(
-        job.moved(Move.REQUEUE, reason), attempt=job.attempt + 1, suspicion=None, healing=None
+        job.moved(Move.REQUEUE, reason),
+        attempt=job.attempt + 1,
+        healing=None,
     )
     before = job.progress.merged if job.progress else 0
     rerun = max(0, before - (newest.step if newest else 0))

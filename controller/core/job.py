@@ -184,6 +184,15 @@ class Suspicion:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Hang:
+    """Hosts are alive and do not get on; what their threads are at is being asked."""
+
+    since: float
+    told: frozenset[str] = frozenset()
+    """Who has said so."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Begun:
     """A generation that goes on with state which some of its members hold."""
 
@@ -251,6 +260,7 @@ class Job:
     """Peak of all devices of the gang for the compute dtype; None when any is unknown."""
     peak_source: str | None = None
     suspicion: Suspicion | None = None
+    hang: Hang | None = None
     awaited_since: float | None = None
     """Since when a restarted controller waits to hear which hosts still run it."""
     healing: Healing | None = None
@@ -289,11 +299,12 @@ class Job:
         return {pod: end - first for pod, (first, end) in zip(self.gang, ranges, strict=True)}
 
     def moved(self, move: Move, reason: Reason) -> Job:
-        """The job after `move`; InvalidTransition when the table has no such row."""
+        """The job after `move`, of which nothing that was suspected before is; InvalidTransition
+        when the table has no such row."""
         state = TRANSITIONS.get((self.state, move))
         if state is None:
             raise errors.InvalidTransition(f"job {self.id}", self.state, move)
-        return dataclasses.replace(self, state=state, reason=reason)
+        return dataclasses.replace(self, state=state, reason=reason, suspicion=None, hang=None)
 
 
 def diagram() -> str:

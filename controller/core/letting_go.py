@@ -17,9 +17,7 @@ from controller.core.turn import Entry, Turn
 
 def fail(turn: Turn, job: Job, reason: Reason) -> None:
     """The job ends with this reason; its pods let go."""
-    job = dataclasses.replace(
-        job.moved(Move.FAIL, reason), finished_at=turn.now, suspicion=None, healing=None
-    )
+    job = dataclasses.replace(job.moved(Move.FAIL, reason), finished_at=turn.now, healing=None)
     turn.put_job(job, Entry("job.failed", reason.message, job.id, data={"code": reason.code}))
     let_go(turn, job, reason.message)
 

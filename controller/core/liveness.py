@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
+from collections.abc import Mapping
 
 from controller.core.cluster import Host, Pod, PodState
 from controller.core.step import Progress
@@ -34,6 +35,34 @@ class LivenessPolicy:
     """Hosts dial a restarted controller again within 3 s (the longest back-off, and jitter); one
     that computes on all cores of its machine may be late. A job on pods that do not come back waits
     so long."""
+    step_multiple: float = 5.0
+    step_deviations: float = 20.0
+    step_floor: float = 20.0
+    """A step may take five times the median of the job's recent ones, or the median and twenty of
+    their median absolute deviations, and 20 s in any case: what is longer than that is no jitter.
+    Steps of a job whose machine compiles something else at the same time take twice as long, and a
+    host that swaps stops for seconds."""
+    first_step_limit: float = 900.0
+    """Of the first steps of a generation: accelerators tune kernels and fill caches in them."""
+    link_limit: float = 120.0
+    """How long all pods of a gang may wait for the link together, when that is longer than a step
+    may take. A link that is down for a minute comes back more often than not, and starting pods
+    again does not mend it."""
+    phase_limits: Mapping[str, float] = dataclasses.field(
+        default_factory=lambda: {
+            "fetch": 900.0,
+            "data": 4 * 3600.0,
+            "compile": 3600.0,
+            "heal": 900.0,
+            "evaluate": 3600.0,
+            "save": 600.0,
+        }
+    )
+    """Of what a job does rarely. Fetching gives up after 600 s by itself; the largest programs
+    compile for half an hour; a source of a hundred gigabytes is tokenised at 10 MB/s."""
+    stacks_grace: float = 3.0
+    """Hosts tell their stacks within milliseconds of being asked; one that cannot even do that is
+    given up without."""
     absence: float = 5.0
     """A controller that saw no tick for this long (they come every 0.25 s) was stopped itself or
     its machine slept; what it did not hear meanwhile says nothing about hosts."""

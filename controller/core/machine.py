@@ -18,6 +18,7 @@ from controller.core import (
     errors,
     events,
     gang,
+    hanging,
     healing,
     letting_go,
     linking,
@@ -91,7 +92,7 @@ def _cancel_requested(turn: Turn, event: events.CancelRequested, _policy: Livene
     if job.state is JobState.CANCELLING:
         return
     reason = Reason("Cancelled", f"cancelled by {event.actor}")
-    job = dataclasses.replace(job.moved(Move.CANCEL, reason), suspicion=None, healing=None)
+    job = dataclasses.replace(job.moved(Move.CANCEL, reason), healing=None)
     if job.awaited_since is not None:
         # Hosts that come back later are told to stop then.
         job = dataclasses.replace(job.moved(Move.REQUEUE, reason), awaited_since=None)
@@ -154,7 +155,6 @@ def _admit(turn: Turn, job: Job, verdict: gang.Admission) -> None:
         generation=job.generation + 1,
         gang=verdict.gang,
         admitted_at=turn.now,
-        suspicion=None,
         healing=None,
         checkpoints=job.checkpoints.begun_anew(),
         progress=None,
@@ -197,5 +197,6 @@ _HANDLERS: dict[type, Handler] = {
     events.CheckpointWritten: rewinding.checkpoint_written,
     events.CheckpointPublished: rewinding.checkpoint_published,
     events.RestoreFailed: saving.restore_failed,
+    events.StacksTold: hanging.stacks_told,
     events.Ticked: membership.ticked,
 }

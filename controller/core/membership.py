@@ -11,8 +11,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-from controller.core import commands, events, healing, liveness, taking_over
-from controller.core.cluster import Assignment, Host, Pod, PodState, Standing, Traffic
+from controller.core import commands, events, hanging, healing, liveness, taking_over
+from controller.core.cluster import Activity, Assignment, Host, Pod, PodState, Standing, Traffic
 from controller.core.job import Job, JobState, Reason, Suspicion
 from controller.core.letting_go import fail, free_if_released
 from controller.core.liveness import LivenessPolicy
@@ -25,6 +25,9 @@ _FAULT_CODES = {
     "compute": "ComputeFailed",
     "exchange": "LinkDown",
     "heal": "HealFailed",
+    "evaluate": "ComputeFailed",
+    "save": "ComputeFailed",
+    "rest": "ComputeFailed",
 }
 
 
@@ -103,7 +106,13 @@ def host_heard(turn: Turn, event: events.HostHeard, _policy: LivenessPolicy) -> 
     job = turn.current_job(host.holds) if host.holds else None
     if job is not None and job.progress is not None:
         turn.measure(_with_retries(job, host.traffic, event.traffic), ())
-    turn.put_host(dataclasses.replace(host, last_heard=turn.now, traffic=event.traffic))
+    doing, activity = event.doing, None
+    if doing is not None:
+        since = turn.now - doing.seconds
+        activity = Activity(doing.assignment, doing.phase, doing.step, since)
+    turn.put_host(
+        dataclasses.replace(host, last_heard=turn.now, traffic=event.traffic, activity=activity)
+    )
 
 
 def host_warmed(turn: Turn, event: events.HostWarmed, _policy: LivenessPolicy) -> None:
@@ -196,6 +205,9 @@ def ticked(turn: Turn, _event: events.Ticked, policy: LivenessPolicy) -> None:
         late = healing.overdue(turn, job, policy)
         for pod in late.pods:
             _lose_pod(turn, pod, late.reason)
+        hung = hanging.ticked(turn, job.id, policy)
+        for name in hung.pods:
+            _lose_pod(turn, turn.pods[name], hung.reason)
         healing.ticked(turn, job.id)
 
 
@@ -221,7 +233,7 @@ def _start_waiting_anew(turn: Turn, reason: str) -> None:
         releasing_since = None if pod.releasing_since is None else turn.now
         turn.put_pod(dataclasses.replace(pod, releasing_since=releasing_since, stirred_at=turn.now))
         for host in pod.hosts.values():
-            turn.put_host(dataclasses.replace(host, last_heard=turn.now))
+            turn.put_host(dataclasses.replace(host, last_heard=turn.now, activity=None))
 
 
 def _coming(turn: Turn, pod: Pod) -> Pod:
@@ -232,7 +244,7 @@ def _coming(turn: Turn, pod: Pod) -> Pod:
 def _may_be_anothers(pod: Pod, event: events.JobFaulted) -> bool:
     """Whether the fault may only echo the end of another host: of a peer on the link, or of a
     neighbour in the pod, whose collectives break when it dies."""
-    in_lockstep = event.phase in ("compute", "exchange")
+    in_lockstep = event.phase not in ("fetch", "data", "compile", "heal")
     return bool(event.suspect_pod) or (pod.num_hosts > 1 and in_lockstep)
 
 

@@ -89,7 +89,6 @@ def _rewind(turn: Turn, job: Job, spike: Spike, target: Saved | None) -> None:
         spike=None,
         losses=losses,
         evaluations=job.evaluations.begun_anew(after),
-        suspicion=None,
         rewound_at=turn.now,
     )
     data = {

@@ -178,9 +178,7 @@ def restore_failed(turn: Turn, event: events.RestoreFailed, _policy: LivenessPol
     then = f"step {before.step} is tried" if before else f"the job starts {start}"
     reason = Reason("CheckpointDamaged", f"{event.host}: {event.message}; {then}")
     turn.put_job(
-        dataclasses.replace(
-            job.moved(Move.REQUEUE, reason), checkpoints=checkpoints, suspicion=None
-        ),
+        dataclasses.replace(job.moved(Move.REQUEUE, reason), checkpoints=checkpoints),
         Entry("checkpoint.damaged", reason.message, job.id, data={"step": newest.step}),
     )
     letting_go.let_go(turn, job, reason.message)

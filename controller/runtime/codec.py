@@ -16,7 +16,7 @@ from controller.core.sources import DataSource
 from controller.core.step import StepRecord
 from protos import control_pb2 as pb
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 
 _PEAK_SOURCES = {
     pb.PEAK_SOURCE_UNSPECIFIED: "unknown",
@@ -41,6 +41,9 @@ _PHASES = {
     pb.PHASE_COMPUTE: "compute",
     pb.PHASE_EXCHANGE: "exchange",
     pb.PHASE_HEAL: "heal",
+    pb.PHASE_EVALUATE: "evaluate",
+    pb.PHASE_SAVE: "save",
+    pb.PHASE_REST: "rest",
 }
 
 
@@ -67,7 +70,9 @@ def decode_event(host: HostRef, message: pb.HostEvent) -> events.Event:
         case "inventory":
             return events.HostInventoried(host, _inventory(message.inventory))
         case "heartbeat":
-            return events.HostHeard(host, _traffic(message.heartbeat))
+            beat = message.heartbeat
+            doing = _doing(beat.activity) if beat.HasField("activity") else None
+            return events.HostHeard(host, _traffic(beat), doing)
         case "program_warmed":
             return events.HostWarmed(host, message.program_warmed.bundle_digest)
         case "program_ready":
@@ -130,6 +135,9 @@ def decode_event(host: HostRef, message: pb.HostEvent) -> events.Event:
             failed = message.restore_failed
             assignment = Assignment(failed.job, failed.generation)
             return events.RestoreFailed(host, assignment, failed.message)
+        case "stacks":
+            told = message.stacks
+            return events.StacksTold(host, Assignment(told.job, told.generation), told.text)
         case "link_conditions":
             conditions = _link_conditions(message.link_conditions)
             return events.LinkConditionsReported(host, conditions)
@@ -176,6 +184,9 @@ def encode_command(command: commands.Command, heartbeat_interval_seconds: float)
         case commands.StopHost(_, assignment, reason):
             stop = pb.StopJob(job=assignment.job, generation=assignment.generation, reason=reason)
             return pb.HostCommand(stop_job=stop)
+        case commands.DumpStacks(_, assignment):
+            dump = pb.DumpStacks(job=assignment.job, generation=assignment.generation)
+            return pb.HostCommand(dump_stacks=dump)
         case commands.SaveCheckpoint(_, assignment, step):
             save = pb.SaveCheckpoint(
                 job=assignment.job, generation=assignment.generation, step=step
@@ -330,6 +341,15 @@ def _traffic(heartbeat: pb.Heartbeat) -> dict[str, Traffic]:
         )
         for peer in heartbeat.link_traffic
     }
+
+
+def _doing(activity: pb.Activity) -> events.Doing:
+    return events.Doing(
+        Assignment(activity.job, activity.generation),
+        _PHASES[activity.phase],
+        activity.step,
+        activity.seconds,
+    )
 
 
 def _source(source: pb.DataSource) -> DataSource:

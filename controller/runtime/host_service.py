@@ -52,6 +52,7 @@ HostCommand = (
     | commands.RemoveCheckpoint
     | commands.HoldHost
     | commands.StopHost
+    | commands.DumpStacks
     | commands.SetLinkConditions
     | commands.DismissHost
 )

@@ -24,6 +24,7 @@ from controller.core.liveness import LivenessPolicy
 from controller.core.step import MergedStep
 from controller.core.turn import Outcome, State
 from controller.runtime.store import JobRow, Store
+from protos import faults
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +67,8 @@ class Loop:
         self._execute = execute
         self._policy = policy
         self._clock = clock
+        self._ahead_seconds = 0.0
+        """Of that clock; what faults set it ahead by."""
         self._observe_latency = observe_latency
         self._observe_steps = observe_steps
         self._observe_job = observe_job
@@ -114,7 +117,7 @@ class Loop:
 
     async def _turn(self, posted: _Posted) -> None:
         try:
-            outcome = machine.handle(self.state, posted.event, self._clock(), self._policy)
+            outcome = machine.handle(self.state, posted.event, self._now(), self._policy)
         except ControllerError as error:
             if posted.done is None:
                 raise
@@ -145,7 +148,7 @@ class Loop:
         self._announce()
 
     async def _commit(self, outcome: Outcome, event: events.Event) -> None:
-        now = self._clock()
+        now = self._now()
         rows = [
             JobRow(job, view.job_document(job, outcome.state, now)) for job in outcome.changed_jobs
         ]
@@ -157,6 +160,12 @@ class Loop:
         await asyncio.get_running_loop().run_in_executor(
             self._writer, self._store.commit, now, rows, outcome.entries, keys
         )
+
+    def _now(self) -> float:
+        jump = faults.at("clock")
+        if jump is not None:
+            self._ahead_seconds += jump.seconds
+        return self._clock() + self._ahead_seconds
 
     def _write_steps(self) -> None:
         if self._unwritten:

@@ -27,6 +27,7 @@ from controller.core.step import StepRecord
 from controller.core.turn import Entry
 from controller.runtime import schema
 from controller.runtime.recall import NEEDS_STEPS, OnRecord, course_document, recall, record_of
+from protos import faults
 
 Document = dict[str, Any]
 
@@ -119,6 +120,7 @@ class Store:
 
         `idempotency` maps a new job's id to (key, digest of its request body).
         """
+        faults.at("commit")
         with self._engine.begin() as connection:
             for row in rows:
                 _upsert_job(connection, row, idempotency.get(row.job.id))
@@ -135,6 +137,7 @@ class Store:
             ]
             if lines:
                 connection.execute(schema.events.insert(), lines)
+        faults.at("committed")
 
     def append_steps(self, documents: Sequence[tuple[str, Document]]) -> None:
         """Write (job id, step document) pairs; a step applied again replaces its record."""

@@ -6,7 +6,8 @@ import dataclasses
 import pathlib
 import queue
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -300,6 +301,36 @@ def test_peer_that_is_gone_leaves_the_job_standing_still(worker, bigram, tmp_pat
     fault, held = worker.heard(), worker.heard()
     assert isinstance(fault, Faulted) and fault.suspect_pod == "pod-1"
     assert isinstance(held, Held) and held.applied_step == 0
+
+
+def eventually(does: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT
+    while not does():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_what_is_done_is_told_while_it_is_done(worker, bigram, tmp_path):
+    def is_at(phase: Phase, step: int) -> bool:
+        activity = worker.executor.activity()
+        return activity is not None and activity[:3] == (ASSIGNMENT, phase, step)
+
+    assert worker.executor.activity() is None
+    members = Member("pod-0", ""), Member("pod-1", "")
+    ordered = order(bigram, tmp_path, *members, slots=(range(1), range(1, 2)))
+    peer = LoopbackExchange(worker.exchange.link)
+    names = {0: "pod-0"}
+    peer.join(Membership("job", 1, 1, names, names, 1 << 20))
+    before = time.monotonic()
+    worker.executor.prepare(ordered, bigram.data)
+    assert isinstance(worker.heard(), Ready)
+    eventually(lambda: is_at(Phase.REST, 0))
+    worker.executor.grant(ASSIGNMENT, 3)
+    eventually(lambda: is_at(Phase.EXCHANGE, 1))
+    assert before < worker.executor.activity().since <= time.monotonic()
+    peer.close()
+    worker.heard(), worker.heard()
+    assert worker.executor.activity() is None
 
 
 def test_what_is_due_after_the_step_that_is_gone_on_from_waits_for_leave(worker, bigram, tmp_path):

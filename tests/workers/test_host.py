@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import pathlib
+import threading
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -19,7 +21,7 @@ from workers.exchange.emulator import LinkEmulator
 from workers.exchange.loopback import LoopbackExchange, LoopbackLink
 from workers.executor import Executor
 from workers.host import Host, HostIdentity
-from workers.orders import Assignment, Held, Inventory
+from workers.orders import Activity, Assignment, Held, Inventory, Phase
 
 
 @pytest.fixture(autouse=True)
@@ -160,6 +162,41 @@ async def test_job_is_held_or_stopped_as_it_is_said(controller, monkeypatch):
         await stream.hear("inventory")
     job = Assignment("job-1", 3)
     assert told[:2] == [("hold", job, "a pod was lost"), ("stop", job, "cancelled")]
+
+
+async def test_heartbeat_tells_what_is_done_and_for_how_long(controller, monkeypatch):
+    job, now = Assignment("job-1", 3), time.monotonic()
+    doing = Activity(job, Phase.EXCHANGE, 12, now - 100.0)
+    monkeypatch.setattr(Executor, "activity", lambda self: doing)
+    async with running(controller, num_hosts=1):
+        stream = await controller.attached()
+        told = (await stream.hear("heartbeat")).heartbeat.activity
+    assert (told.job, told.generation, told.step) == ("job-1", 3, 12)
+    assert told.phase == pb.PHASE_EXCHANGE
+    assert 100.0 <= told.seconds <= 100.0 + time.monotonic() - now
+
+
+async def test_stacks_are_told_by_thread_and_name_where_each_is(controller):
+    def a_place_to_find() -> None:
+        reached.set()
+        leave.wait()
+
+    reached, leave = threading.Event(), threading.Event()
+    thread = threading.Thread(target=a_place_to_find, name="executor")
+    thread.start()
+    reached.wait()
+    try:
+        async with running(controller, num_hosts=1):
+            stream = await controller.attached()
+            stream.order(pb.HostCommand(dump_stacks=pb.DumpStacks(job="job-1", generation=3)))
+            told = (await stream.hear("stacks")).stacks
+    finally:
+        leave.set()
+        thread.join()
+    assert (told.job, told.generation) == ("job-1", 3)
+    first, _, others = told.text.partition("\n\n")
+    assert first.startswith("executor:\n") and "a_place_to_find" in first
+    assert "MainThread:\n" in others
 
 
 async def test_program_that_is_here_is_warm_and_not_fetched_again(controller, monkeypatch):

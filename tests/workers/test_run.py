@@ -75,7 +75,7 @@ def test_fault_of_a_peer_names_the_pod_and_the_exchange(run):
 
 
 def test_fault_of_its_own_names_what_was_being_done_in_a_few_lines(run):
-    run.phase = Phase.COMPILE
+    run.enter(Phase.COMPILE)
     fault = run.fault(RuntimeError("\n".join(f"line {n}" for n in range(100))))
     assert (fault.phase, fault.suspect_pod) == (Phase.COMPILE, "")
     assert fault.message.splitlines()[-1] == "line 7"

@@ -26,6 +26,8 @@ import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from protos import faults
+
 logger = logging.getLogger(__name__)
 
 FORMAT = "landbridge.checkpoint/2"
@@ -136,6 +138,7 @@ def publish(
 
     Raises CheckpointError or OSError, and then it is none.
     """
+    faults.at("publish")
     folder = step_folder(root, job, step, generation)
     parts, num_bytes = [], 0
     member_arrays: list[list[str]] = []

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 
+from protos import faults
 from workers.checkpoint.layout import describe_part, member_name, part_folder
 
 
@@ -62,6 +63,7 @@ class PartWriter:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             _check_room(folder, num_bytes)
+            faults.at("write")
             if tree:  # Orbax refuses an empty one; a pod more than there are arrays has none
                 self._checkpointer.save(part, args=self._orbax.args.PyTreeSave(tree), force=True)
             if is_first:

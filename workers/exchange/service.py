@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import grpc
 
-from protos import link_pb2
+from protos import faults, link_pb2
 from workers.exchange.agreement import StepAgreement
 from workers.exchange.base import StepKey
 from workers.exchange.channel import TOKEN_KEY
@@ -37,6 +37,9 @@ class LinkServicer:
         accepted = 0
         try:
             for wire in request_iterator:
+                fault = faults.at("receive")
+                if fault is not None:
+                    wire = _after(fault, wire, context)
                 accepted += self._inbox.offer(_arrived(wire), context.is_active)
         except CorruptChunk as error:
             context.abort(grpc.StatusCode.DATA_LOSS, str(error))
@@ -100,6 +103,15 @@ def add_to_server(servicer: LinkServicer, server: grpc.Server) -> None:
         ),
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(full_name, handlers),))
+
+
+def _after(fault: faults.Fault, wire: bytes, context: grpc.ServicerContext) -> bytes:
+    """What is left of a frame on a bad wire."""
+    if fault.kind == "drop":
+        context.abort(grpc.StatusCode.UNAVAILABLE, "the connection is lost")
+    if fault.kind == "corrupt":
+        return wire[:-1] + bytes([wire[-1] ^ 1])
+    return wire
 
 
 def _arrived(wire: bytes) -> ArrivedChunk:

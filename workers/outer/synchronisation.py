@@ -172,10 +172,12 @@ class OuterSynchronisation:
         if self._has_peers:
             # What is still to be computed is no time spent waiting for the link.
             jax.block_until_ready(params)
+            spent.waits_since = time.monotonic()
         start = time.perf_counter()
         keys = [self._order.key(outer_step.number, index) for index in outer_step.fragments]
         total = [self._reduction.total(key) for key in keys]
         if self._has_peers:
+            spent.waits_since = None
             spent.exposed_seconds += time.perf_counter() - start
             spent.exchange_seconds += self._reduction.clock.take(outer_step.number)
         return total

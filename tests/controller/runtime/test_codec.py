@@ -67,7 +67,10 @@ EVENTS = {
                     retries=2,
                     rate_bytes_per_second=18.0,
                 )
-            ]
+            ],
+            activity=pb.Activity(
+                job="job-1", generation=3, phase=pb.PHASE_COMPUTE, step=8, seconds=2.5
+            ),
         )
     ),
     "program_ready": pb.HostEvent(
@@ -133,6 +136,7 @@ EVENTS = {
     "restore_failed": pb.HostEvent(
         restore_failed=pb.RestoreFailed(job="job-1", generation=3, message="damaged")
     ),
+    "stacks": pb.HostEvent(stacks=pb.Stacks(job="job-1", generation=3, text="executor: ...")),
     "link_conditions": pb.HostEvent(
         link_conditions=pb.LinkConditions(
             bandwidth_bytes_per_second=25e6,
@@ -173,7 +177,7 @@ def test_every_event_but_hello_is_decoded() -> None:
     assert {type(event).__name__ for event in decoded.values()} == {
         *("HostInventoried", "HostHeard", "ProgramReady", "StepsApplied", "JobFaulted"),
         *("JobReleased", "CheckpointWritten", "CheckpointPublished", "RestoreFailed"),
-        *("Evaluated", "LinkConditionsReported", "JobHeld", "HostWarmed"),
+        *("Evaluated", "LinkConditionsReported", "JobHeld", "HostWarmed", "StacksTold"),
     }
     assert all(event.host == HOST for event in decoded.values())  # type: ignore[union-attr]
 
@@ -202,12 +206,15 @@ def test_every_source_of_a_peak_has_a_word(source: pb.PeakSource) -> None:
 def test_every_phase_has_a_word(phase: pb.Phase) -> None:
     event = codec.decode_event(HOST, pb.HostEvent(job_faulted=pb.JobFaulted(phase=phase)))
     assert isinstance(event, events.JobFaulted)
-    assert event.phase in {"fetch", "data", "compile", "compute", "exchange", "heal"}
+    assert event.phase == pb.Phase.Name(phase).removeprefix("PHASE_").lower() or not phase
 
 
-def test_heartbeat_brings_traffic_by_peer() -> None:
+def test_heartbeat_brings_traffic_by_peer_and_what_is_done() -> None:
     event = codec.decode_event(HOST, EVENTS["heartbeat"])
-    assert event == events.HostHeard(HOST, {"pod-0": Traffic(9, 0.5, 2, 18.0, None)})
+    traffic, doing = {"pod-0": Traffic(9, 0.5, 2, 18.0, None)}, events.Doing(JOB, "compute", 8, 2.5)
+    assert event == events.HostHeard(HOST, traffic, doing)
+    idle = codec.decode_event(HOST, pb.HostEvent(heartbeat=pb.Heartbeat()))
+    assert idle == events.HostHeard(HOST, {})
 
 
 def test_reports_of_a_job_carry_its_generation() -> None:
@@ -235,6 +242,9 @@ def test_reports_of_a_job_carry_its_generation() -> None:
     )
     assert codec.decode_event(HOST, EVENTS["restore_failed"]) == events.RestoreFailed(
         HOST, JOB, "damaged"
+    )
+    assert codec.decode_event(HOST, EVENTS["stacks"]) == events.StacksTold(
+        HOST, JOB, "executor: ..."
     )
 
 
@@ -311,6 +321,7 @@ def test_message_that_cannot_come_here_is_refused(message: pb.HostEvent) -> None
 ORDERS: dict[str, commands.Command] = {
     "assemble_pod": commands.AssembleHost(HOST, "h:2", "h:1", "a"),
     "tell_again": commands.TellAgain(HOST, JOB, 60),
+    "dump_stacks": commands.DumpStacks(HOST, JOB),
     "prepare_job": commands.PrepareHost(
         host=HOST,
         assignment=JOB,
@@ -369,6 +380,8 @@ def test_orders_say_what_the_core_meant() -> None:
     assert (assemble.heartbeat_interval_seconds, assemble.lead_incarnation) == (1.5, "a")
     again = encoded["tell_again"].tell_again
     assert (again.job, again.generation, again.after_step) == ("job-1", 3, 60)
+    dump = encoded["dump_stacks"].dump_stacks
+    assert (dump.job, dump.generation) == ("job-1", 3)
     grant = encoded["grant_window"].grant_window
     assert (grant.job, grant.generation, grant.last_step) == ("job-1", 3, 64)
     change = encoded["change_exchange"].change_exchange
