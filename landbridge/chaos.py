@@ -1,28 +1,33 @@
-"""A job whose workers are killed by a seeded schedule, beside the same job left alone.
+"""A job whose processes are killed by a seeded schedule, beside the same job left alone.
 
 Everything runs on this machine, on a fleet of its own: first the job undisturbed, then once more
-while workers get SIGKILL at random moments, some of them while an earlier loss is still being
-healed. What counts is in the end: every kill recovered from, every step recorded once, the same
-losses, the same digest.
+while workers, whole pods and the controller get SIGKILL: at random moments or at chosen places in
+their code, some of them while an earlier loss is still being healed. What counts is in the end:
+every kill recovered from, every step recorded once, the same losses, the same digest.
 """
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import dataclasses
 import os
 import pathlib
 import random
 import signal
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from landbridge.client import FINAL_STATES, Client
-from landbridge.errors import LandbridgeError
-from landbridge.local import local_controller
+from landbridge.errors import LandbridgeError, Unreachable
+from landbridge.fleet import Fleet, fleet
+from protos import faults
 
 Document = dict[str, Any]
+Answer = TypeVar("Answer")
 
 AGAIN_PROBABILITY = 0.2
 """Of a kill that does not wait until the one before it is recovered from."""
@@ -33,16 +38,35 @@ MOST_PAUSE_SECONDS = 2.0
 RECOVERY_SECONDS = 120.0
 """A job that takes longer to go on is not recovered."""
 
+PATIENCE_SECONDS = 3.0
+"""A process that does not come by the place where it is to die is killed where it is."""
+
+TARGETS = {"worker": 6, "pod": 2, "controller": 2}
+"""What is killed, and how often of ten."""
+
+_PLACES = {
+    "worker": ("apply", "step", "write", "publish", "heal"),
+    "controller": ("commit", "committed"),
+}
+_ANYWHERE = 0.5
+"""Share of the kills that come at no place in particular."""
+
 _GONE_ON = ("job.recovered", "job.started")
+_TAKEN_OVER = ("job.taken_over", *_GONE_ON)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Kill:
-    """One worker killed. Seconds are from the signal; None is not yet, or never."""
+    """One process killed, or all of a pod. Seconds are from the signal; None is not yet, or
+    never."""
 
     number: int
-    pod: str
-    pid: int
+    target: str
+    """worker, pod or controller."""
+    name: str
+    """The pod, or the controller."""
+    place: str
+    """Where it died; empty is anywhere."""
     at: float
     """Unix seconds."""
     step: int
@@ -59,18 +83,28 @@ def run(
     pods: int,
     hosts_per_pod: int = 1,
     devices_per_host: int = 1,
+    state_dir: pathlib.Path | None = None,
     on_kill: Callable[[Kill], None] = lambda kill: None,
     say: Callable[[str], None] = lambda message: None,
 ) -> Document:
     """The outcome, as CONTRACT names it; raises LandbridgeError when the undisturbed job fails or
-    the spec has no way to recover."""
-    flags = [
-        *("--pods", str(pods)),
-        *("--hosts-per-pod", str(hosts_per_pod)),
-        *("--devices-per-host", str(devices_per_host)),
-    ]
-    with local_controller(arguments=flags) as controller, Client(controller.address) as client:
-        client.wait_for_pods(pods, timeout=RECOVERY_SECONDS)
+    nothing answers. Without a state directory everything is forgotten in the end."""
+    with contextlib.ExitStack() as stack:
+        if state_dir is None:
+            name = stack.enter_context(tempfile.TemporaryDirectory(prefix="landbridge-chaos-"))
+            state_dir = pathlib.Path(name)
+        folder = state_dir / "faults"
+        folder.mkdir(parents=True, exist_ok=True)
+        running, client = stack.enter_context(
+            fleet(
+                state_dir,
+                pods=pods,
+                hosts_per_pod=hosts_per_pod,
+                devices_per_host=devices_per_host,
+                environment={faults.FOLDER_VARIABLE: str(folder)},
+            )
+        )
+        _patiently(lambda: client.wait_for_pods(pods, timeout=RECOVERY_SECONDS))
         say("the job undisturbed")
         undisturbed = client.wait(client.submit(spec)["id"])
         if undisturbed["state"] != "SUCCEEDED":
@@ -78,87 +112,114 @@ def run(
         client.wait_for_pods(pods, timeout=RECOVERY_SECONDS)
         say(f"the job under {kills} kills")
         job_id = client.submit(spec)["id"]
-        killer = _Killer(client, job_id, random.Random(seed), on_kill)
+        killer = _Killer(running, client, job_id, random.Random(seed), folder, on_kill)
         killed = list(killer.kill(kills))
-        job = client.wait(job_id)
+        job = _patiently(lambda: client.wait(job_id))
         return _outcome(client, undisturbed, job, killed)
+
+
+def _patiently(ask: Callable[[], Answer]) -> Answer:
+    """The answer, once the controller gives one: it may be on its way."""
+    deadline = time.monotonic() + RECOVERY_SECONDS
+    while True:
+        try:
+            return ask()
+        except Unreachable:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
 
 
 class _Killer:
     def __init__(
         self,
+        running: Fleet,
         client: Client,
         job_id: str,
         chance: random.Random,
+        folder: pathlib.Path,
         on_kill: Callable[[Kill], None],
     ) -> None:
-        self._client, self._job_id, self._chance = client, job_id, chance
-        self._on_kill = on_kill
+        self._fleet, self._client, self._job_id = running, client, job_id
+        self._chance, self._folder, self._on_kill = chance, folder, on_kill
 
     def kill(self, count: int) -> Iterator[Kill]:
-        """One worker after the other, until the job ends."""
-        self._client.wait(self._job_id, until=lambda job: job["step"] >= 1)
+        """One after the other, until the job ends."""
+        _patiently(lambda: self._client.wait(self._job_id, until=lambda job: job["step"] >= 1))
         for number in range(1, count + 1):
             time.sleep(self._chance.uniform(0.0, MOST_PAUSE_SECONDS))
-            job = self._client.job(self._job_id)
-            victim = self._victim(job)
-            if job["state"] in FINAL_STATES or victim is None:
+            job = self._job()
+            if job["state"] in FINAL_STATES:
                 return
-            pod, pid = victim
-            at = time.time()
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                # Being ended anyway: a neighbour of a host that was killed.
-                continue
-            kill = Kill(number, pod, pid, at, job["step"])
+            kill = self._kill(number, job)
             if self._chance.random() >= AGAIN_PROBABILITY:
-                self._await_recovery(at, job["step"])
-            kill = _timed(
-                kill, events_of(self._client, self._job_id), events_of(self._client, None)
-            )
+                self._await_recovery(kill)
+            kill = _timed(kill, self._events(self._job_id), self._events(None))
             self._on_kill(kill)
             yield kill
 
-    def _victim(self, job: Document) -> tuple[str, int] | None:
-        members = {member["name"] for member in job["pods"]}
-        workers = [
-            (pod["name"], host["pid"])
-            for pod in self._client.pods()["pods"]
-            if pod["name"] in members
-            for host in pod["hosts"]
-        ]
-        return self._chance.choice(sorted(workers)) if workers else None
+    def _kill(self, number: int, job: Document) -> Kill:
+        target = self._chance.choices(list(TARGETS), list(TARGETS.values()))[0]
+        if target == "controller":
+            name, pids = target, [self._fleet.controller_pid]
+        else:
+            members = [member["name"] for member in job["pods"]] or self._fleet.pods
+            name = self._chance.choice(sorted(members))
+            pids = self._fleet.pids(name)
+            if target == "worker":
+                pids = [self._chance.choice(pids)]
+        place = self._chance.choice(_PLACES.get(target, ("",)))
+        if self._chance.random() < _ANYWHERE or not self._dies_at(place, pids[0]):
+            place = ""
+            for pid in pids:
+                # Who is gone already was ended by what happened to another.
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        return Kill(number, target, name, place, time.time(), job["step"])
 
-    def _await_recovery(self, since: float, step: int) -> None:
+    def _dies_at(self, place: str, pid: int) -> bool:
+        """Whether the process came by the place, and died there."""
+        if not place:
+            return False
+        faults.arm(self._folder, pid, faults.Fault(place, "kill"))
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < deadline:
+            if faults.has_happened(self._folder, pid):
+                return True
+            time.sleep(0.002)
+        return not faults.disarm(self._folder, pid)
+
+    def _await_recovery(self, kill: Kill) -> None:
         """Until the job has gone on and applied a step."""
+        kinds = _TAKEN_OVER if kill.target == "controller" else _GONE_ON
 
         def has_gone_on(job: Document) -> bool:
-            if job["state"] != "RUNNING" or job["step"] <= step:
+            if job["state"] != "RUNNING" or job["step"] <= kill.step:
                 return False
-            return any(e["time"] >= since for e in events_of(self._client, self._job_id, _GONE_ON))
+            return any(
+                event["time"] >= kill.at and event["kind"] in kinds
+                for event in self._client.every_event(self._job_id)
+            )
 
-        self._client.wait(self._job_id, timeout=RECOVERY_SECONDS, until=has_gone_on)
+        _patiently(
+            lambda: self._client.wait(self._job_id, timeout=RECOVERY_SECONDS, until=has_gone_on)
+        )
 
+    def _job(self) -> Document:
+        return _patiently(lambda: self._client.job(self._job_id))
 
-def events_of(client: Client, job_id: str | None, kinds: Sequence[str] = ()) -> list[Document]:
-    """Of a job or of everything so far, oldest first; of these kinds, when any are given."""
-    found, after = [], 0
-    while True:
-        page = client.events(job_id, after=after)
-        found += page["events"]
-        if not page["events"]:
-            return [event for event in found if not kinds or event["kind"] in kinds]
-        after = page["next_after"]
+    def _events(self, job_id: str | None) -> list[Document]:
+        return _patiently(lambda: list(self._client.every_event(job_id)))
 
 
 def _timed(kill: Kill, of_job: Sequence[Document], of_fleet: Sequence[Document]) -> Kill:
     seen = [
         e["time"]
         for e in of_fleet
-        if e["kind"] == "host.detached" and e["pod"] == kill.pod and e["time"] >= kill.at
+        if e["kind"] == "host.detached" and e["pod"] == kill.name and e["time"] >= kill.at
     ]
-    gone_on = [e["time"] for e in of_job if e["kind"] in _GONE_ON and e["time"] >= kill.at]
+    kinds = _TAKEN_OVER if kill.target == "controller" else _GONE_ON
+    gone_on = [e["time"] for e in of_job if e["kind"] in kinds and e["time"] >= kill.at]
     return dataclasses.replace(
         kill,
         detected_seconds=min(seen) - kill.at if seen else None,
@@ -169,7 +230,7 @@ def _timed(kill: Kill, of_job: Sequence[Document], of_fleet: Sequence[Document])
 def _outcome(
     client: Client, undisturbed: Document, job: Document, killed: Sequence[Kill]
 ) -> Document:
-    of_job = events_of(client, job["id"])
+    of_job = list(client.every_event(job["id"]))
     killed = [
         kill
         if kill.recovered_seconds is not None
@@ -193,6 +254,8 @@ def _outcome(
         "detection_seconds": _spread([kill.detected_seconds for kill in killed]),
         "recovery_seconds": _spread([kill.recovered_seconds for kill in killed]),
         "goodput": job["goodput"],
+        "targets": dict(collections.Counter(kill.target for kill in killed)),
+        "places": dict(collections.Counter(kill.place for kill in killed if kill.place)),
         "job": job["id"],
         "state": job["state"],
         "reason": job["reason"],
@@ -211,10 +274,4 @@ def _spread(seconds: Sequence[float | None]) -> Document:
 
 def _curve(client: Client, job_id: str) -> list[tuple[int, float | None]]:
     """Every recorded step with its loss, in order."""
-    found, after = [], 0
-    while True:
-        page = client.steps(job_id, after=after, limit=1000)
-        found += [(step["step"], step["loss"]) for step in page["steps"]]
-        if not page["steps"]:
-            return found
-        after = page["next_after"]
+    return [(step["step"], step["loss"]) for step in client.every_step(job_id)]

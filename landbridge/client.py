@@ -87,6 +87,19 @@ class Client:
         path = "/events" if job_id is None else f"/jobs/{_quoted(job_id)}/events"
         return self._get(path, after=after)
 
+    def every_step(self, job_id: str) -> Iterator[Document]:
+        """All that are recorded now, in order, page by page."""
+        after = 0
+        while (page := self.steps(job_id, after=after))["steps"]:
+            yield from page["steps"]
+            after = page["next_after"]
+
+    def every_event(self, job_id: str | None = None, *, after: int = 0) -> Iterator[Document]:
+        """All that are recorded now, oldest first, page by page: of one job, or of everything."""
+        while (page := self.events(job_id, after=after))["events"]:
+            yield from page["events"]
+            after = page["next_after"]
+
     def cancel(self, job_id: str) -> Document:
         return self._ask("POST", f"/jobs/{_quoted(job_id)}/cancel").json()
 

@@ -21,8 +21,8 @@ _READY = re.compile(
     r"landbridge is ready: (?P<address>http://\S+) grpc (?P<grpc>\S+) metrics (?P<metrics>http://\S+)"
 )
 
-_LEASH = (sys.executable, "-m", "controller.runtime.launcher.leash")
-"""Ends `up` with this process, whatever this one dies of and however early."""
+LEASH = (sys.executable, "-m", "controller.runtime.launcher.leash")
+"""Ends a command with this process, whatever this one dies of and however early."""
 
 STOP_SECONDS = 30.0
 """`up` gives its workers 3 s to leave before it kills them; ten times that is a hang."""
@@ -68,7 +68,7 @@ def local_controller(
             state_dir = pathlib.Path(name)
         state_dir.mkdir(parents=True, exist_ok=True)
         said = stack.enter_context((state_dir / "up.log").open("w+"))
-        command = [*_LEASH, str(os.getpid()), sys.executable, "-m", "landbridge", "up"]
+        command = [*LEASH, str(os.getpid()), sys.executable, "-m", "landbridge", "up"]
         command += ["--state-dir", str(state_dir), "--http", "127.0.0.1:0"]
         command += ["--grpc", "127.0.0.1:0", *arguments]
         process = stack.enter_context(

@@ -15,10 +15,4 @@ def digest_of(job: dict[str, Any]) -> str:
 
 def losses_of(client: Client, job_id: str) -> list[tuple[int, float]]:
     """Every step that was recorded, in order, with its loss."""
-    found, after = [], 0
-    while True:
-        page = client.steps(job_id, after=after)
-        found += [(step["step"], step["loss"]) for step in page["steps"]]
-        if not page["steps"]:
-            return found
-        after = page["next_after"]
+    return [(step["step"], step["loss"]) for step in client.every_step(job_id)]

@@ -1,0 +1,39 @@
+"""Workers, pods and the controller are killed at any moment, and nothing shows in what comes out."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import yaml
+
+from landbridge import chaos
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+
+KILLS = 10
+SEED = 3
+"""Its ten take all three kinds of victims, and most of the places."""
+
+
+def test_ten_kills_cost_no_step_and_change_no_bit(make_spec, warm_state, tmp_path):
+    for name in ("bundles", "compilation-cache"):
+        (warm_state / name).mkdir(exist_ok=True)
+        os.symlink(warm_state / name, tmp_path / name, target_is_directory=True)
+    document = make_spec(
+        data={"epochs": 1000},
+        train={"steps": 800, "digest_every": 50},
+        checkpoint={"every": 100},
+        placement={"on_pod_loss": "wait"},
+    )
+    spec = tmp_path / "chaos.yaml"
+    spec.write_text(yaml.safe_dump(document))
+    kills: list[chaos.Kill] = []
+    outcome = chaos.run(
+        spec, seed=SEED, kills=KILLS, pods=2, state_dir=tmp_path, on_kill=kills.append
+    )
+    told = "\n".join(map(str, [outcome, *kills]))
+    assert outcome["state"] == "SUCCEEDED", told
+    assert outcome["digest_equal"] and outcome["steps_equal"], told
+    assert outcome["tried"] == outcome["recovered"] == KILLS, told
+    assert set(outcome["targets"]) == set(chaos.TARGETS), told
