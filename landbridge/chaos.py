@@ -45,7 +45,7 @@ TARGETS = {"worker": 6, "pod": 2, "controller": 2}
 """What is killed, and how often of ten."""
 
 _PLACES = {
-    "worker": ("apply", "step", "write", "publish", "heal"),
+    "worker": ("apply", "step", "write", "publish"),
     "controller": ("commit", "committed"),
 }
 _ANYWHERE = 0.5

@@ -126,6 +126,15 @@ class Client:
     def pods(self) -> Document:
         return self._get("/pods")
 
+    def drain(self, pod: str) -> Document:
+        """Have a pod do nothing more; its job goes on elsewhere. The pod, which may still be at its
+        last step."""
+        return self._ask("POST", f"/pods/{_quoted(pod)}/drain").json()
+
+    def undrain(self, pod: str) -> Document:
+        """Use a pod again that was drained or quarantined."""
+        return self._ask("POST", f"/pods/{_quoted(pod)}/undrain").json()
+
     def links(self) -> Document:
         """{"links": traffic by direction, "pods": conditions of their emulated links}."""
         return self._get("/links")

@@ -57,7 +57,7 @@ PHASE_SAVE: Phase
 PHASE_REST: Phase
 
 class HostEvent(_message.Message):
-    __slots__ = ("hello", "inventory", "program_ready", "steps_applied", "job_faulted", "job_released", "heartbeat", "checkpoint_written", "checkpoint_published", "restore_failed", "evaluated", "link_conditions", "job_held", "program_warmed", "stacks")
+    __slots__ = ("hello", "inventory", "program_ready", "steps_applied", "job_faulted", "job_released", "heartbeat", "checkpoint_written", "checkpoint_published", "restore_failed", "evaluated", "link_conditions", "job_held", "program_warmed", "stacks", "host_leaving")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     INVENTORY_FIELD_NUMBER: _ClassVar[int]
     PROGRAM_READY_FIELD_NUMBER: _ClassVar[int]
@@ -73,6 +73,7 @@ class HostEvent(_message.Message):
     JOB_HELD_FIELD_NUMBER: _ClassVar[int]
     PROGRAM_WARMED_FIELD_NUMBER: _ClassVar[int]
     STACKS_FIELD_NUMBER: _ClassVar[int]
+    HOST_LEAVING_FIELD_NUMBER: _ClassVar[int]
     hello: HostHello
     inventory: HostInventory
     program_ready: ProgramReady
@@ -88,7 +89,8 @@ class HostEvent(_message.Message):
     job_held: JobHeld
     program_warmed: ProgramWarmed
     stacks: Stacks
-    def __init__(self, hello: _Optional[_Union[HostHello, _Mapping]] = ..., inventory: _Optional[_Union[HostInventory, _Mapping]] = ..., program_ready: _Optional[_Union[ProgramReady, _Mapping]] = ..., steps_applied: _Optional[_Union[StepsApplied, _Mapping]] = ..., job_faulted: _Optional[_Union[JobFaulted, _Mapping]] = ..., job_released: _Optional[_Union[JobReleased, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., checkpoint_written: _Optional[_Union[CheckpointWritten, _Mapping]] = ..., checkpoint_published: _Optional[_Union[CheckpointPublished, _Mapping]] = ..., restore_failed: _Optional[_Union[RestoreFailed, _Mapping]] = ..., evaluated: _Optional[_Union[Evaluated, _Mapping]] = ..., link_conditions: _Optional[_Union[LinkConditions, _Mapping]] = ..., job_held: _Optional[_Union[JobHeld, _Mapping]] = ..., program_warmed: _Optional[_Union[ProgramWarmed, _Mapping]] = ..., stacks: _Optional[_Union[Stacks, _Mapping]] = ...) -> None: ...
+    host_leaving: HostLeaving
+    def __init__(self, hello: _Optional[_Union[HostHello, _Mapping]] = ..., inventory: _Optional[_Union[HostInventory, _Mapping]] = ..., program_ready: _Optional[_Union[ProgramReady, _Mapping]] = ..., steps_applied: _Optional[_Union[StepsApplied, _Mapping]] = ..., job_faulted: _Optional[_Union[JobFaulted, _Mapping]] = ..., job_released: _Optional[_Union[JobReleased, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., checkpoint_written: _Optional[_Union[CheckpointWritten, _Mapping]] = ..., checkpoint_published: _Optional[_Union[CheckpointPublished, _Mapping]] = ..., restore_failed: _Optional[_Union[RestoreFailed, _Mapping]] = ..., evaluated: _Optional[_Union[Evaluated, _Mapping]] = ..., link_conditions: _Optional[_Union[LinkConditions, _Mapping]] = ..., job_held: _Optional[_Union[JobHeld, _Mapping]] = ..., program_warmed: _Optional[_Union[ProgramWarmed, _Mapping]] = ..., stacks: _Optional[_Union[Stacks, _Mapping]] = ..., host_leaving: _Optional[_Union[HostLeaving, _Mapping]] = ...) -> None: ...
 
 class HostCommand(_message.Message):
     __slots__ = ("assemble_pod", "prepare_job", "grant_window", "stop_job", "dismiss", "publish_checkpoint", "remove_checkpoint", "save_checkpoint", "set_link_conditions", "change_exchange", "hold_job", "warm_program", "tell_again", "dump_stacks")
@@ -646,6 +648,12 @@ class Activity(_message.Message):
     step: int
     seconds: float
     def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ..., phase: _Optional[_Union[Phase, str]] = ..., step: _Optional[int] = ..., seconds: _Optional[float] = ...) -> None: ...
+
+class HostLeaving(_message.Message):
+    __slots__ = ("seconds",)
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    seconds: float
+    def __init__(self, seconds: _Optional[float] = ...) -> None: ...
 
 class DumpStacks(_message.Message):
     __slots__ = ("job", "generation")

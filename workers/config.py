@@ -33,4 +33,7 @@ class WorkerConfig:
     """Whether the link is emulated although no conditions are given: they may come later."""
     device_flops_per_second: float | None = None
     """Of emulated devices; None for those there are."""
+    leave_grace_seconds: float = 25.0
+    """From SIGTERM until the process ends, unless it is dismissed before. Kubernetes kills 30 s
+    after its SIGTERM."""
     join_token: str = dataclasses.field(default="", repr=False)

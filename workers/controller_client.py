@@ -275,6 +275,10 @@ def _activity(activity: Activity | None, now: float) -> pb.Activity | None:
     )
 
 
+def encode_leaving(seconds: float) -> pb.HostEvent:
+    return pb.HostEvent(host_leaving=pb.HostLeaving(seconds=seconds))
+
+
 def encode_conditions(conditions: LinkConditions) -> pb.HostEvent:
     told = pb.LinkConditions(
         bandwidth_bytes_per_second=conditions.bandwidth_bytes_per_second or 0.0,

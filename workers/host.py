@@ -113,6 +113,8 @@ class Host:
         self._assembled_with = ""
         self._inventory: Report | None = None
         """Once the pod has assembled."""
+        self._leaves_at: float | None = None
+        """When this process ends whatever the controller says, monotonic seconds."""
         self._ledger = Ledger()
         self._errands: set[asyncio.Task[None]] = set()
         # One after the other, in the order they were asked for: publishing deletes what is before.
@@ -123,6 +125,12 @@ class Host:
         if self._identity.index == 0 or not _is_for_lead_only(report):
             for told in self._ledger.tell(report):
                 self._outbox.put_nowait(codec.encode_report(told))
+
+    def leave(self, seconds: float) -> None:
+        """Tell the controller that this process must end within so many seconds; it dismisses the
+        host once the job goes on without it. On the event loop's thread."""
+        self._leaves_at = time.monotonic() + seconds
+        self._outbox.put_nowait(codec.encode_leaving(seconds))
 
     async def run(self) -> None:
         """Serve until dismissed, or until no controller was found for REDIAL_LIMIT_SECONDS.
@@ -145,6 +153,9 @@ class Host:
                 if error.code() in _FINAL_CODES:
                     raise
                 logger.warning("the controller is out of reach: %s", error.details())
+            if self._leaves_at is not None:
+                logger.warning("leaving, and no controller is there to hand over to")
+                return
             if has_answered:
                 attempt, lost_at = 0, clock()
             delay = REDIAL_SECONDS[min(attempt, len(REDIAL_SECONDS) - 1)]
@@ -173,6 +184,8 @@ class Host:
             yield codec.encode_report(self._inventory)
         if self._emulator is not None:
             yield codec.encode_conditions(self._emulator.conditions)
+        if self._leaves_at is not None:
+            yield codec.encode_leaving(max(0.0, self._leaves_at - time.monotonic()))
         while True:
             yield await outbox.get()
 

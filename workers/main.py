@@ -90,8 +90,8 @@ class _Worker:
         thread = threading.Thread(target=self._executor.run, name="executor", daemon=True)
         thread.start()
         serving = asyncio.create_task(self._host.run())
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, serving.cancel)
+        loop.add_signal_handler(signal.SIGINT, serving.cancel)
+        loop.add_signal_handler(signal.SIGTERM, self._leave, serving)
         status = 0
         try:
             await serving
@@ -100,6 +100,15 @@ class _Worker:
         self._executor.close()
         await asyncio.to_thread(thread.join, STOP_GRACE_SECONDS)
         return status
+
+    def _leave(self, serving: asyncio.Task[None]) -> None:
+        """Hand over first: whoever sends SIGTERM means to take the machine away. A second one means
+        now."""
+        loop = asyncio.get_running_loop()
+        loop.remove_signal_handler(signal.SIGTERM)
+        loop.add_signal_handler(signal.SIGTERM, serving.cancel)
+        loop.call_later(self._config.leave_grace_seconds, serving.cancel)
+        self._host.leave(self._config.leave_grace_seconds)
 
     def _report(self, report: Report) -> None:
         """From the executor's thread to the event loop's."""

@@ -14,7 +14,7 @@ from controller.api.context import ApiContext, Context
 from controller.api.problems import RESPONSES, ApiProblem, SpecProblem
 from controller.core import view
 from controller.core.errors import LinkNotEmulated, UnknownPod
-from controller.core.events import LinkChangeRequested
+from controller.core.events import DrainRequested, LinkChangeRequested, UndrainRequested
 from controller.core.link import LinkConditions, NotALink, parse_conditions
 
 router = APIRouter(tags=["fleet"], responses=RESPONSES)
@@ -60,6 +60,28 @@ async def get_pod(name: str, context: Context) -> Response:
         detail = f"no pod is called {name[:64]!r}; GET /api/v1/pods lists those there are"
         raise ApiProblem(404, "no-such-pod", detail)
     return json_response(view.pod_document(pod, state, context.clock()))
+
+
+@router.post("/pods/{name}/drain", operation_id="drainPod", status_code=202)
+async def drain_pod(name: str, context: Context) -> Response:
+    """Have a pod do nothing more. The job that it works for goes on elsewhere after the step at
+    hand, and the pod is DRAINED once it has let go. Doing it twice changes nothing."""
+    return await _about_pod(DrainRequested(name, "a request to the API"), context)
+
+
+@router.post("/pods/{name}/undrain", operation_id="undrainPod", status_code=202)
+async def undrain_pod(name: str, context: Context) -> Response:
+    """Use a pod again that was drained or quarantined."""
+    return await _about_pod(UndrainRequested(name, "a request to the API"), context)
+
+
+async def _about_pod(request: DrainRequested | UndrainRequested, context: ApiContext) -> Response:
+    try:
+        await context.loop.ask(request)
+    except UnknownPod as error:
+        raise ApiProblem(404, "no-such-pod", str(error)) from None
+    state = context.loop.state
+    return json_response(view.pod_document(state.pods[request.pod], state, context.clock()), 202)
 
 
 @router.get("/links", operation_id="listLinks")

@@ -23,6 +23,10 @@ class PodState(enum.StrEnum):
     """Free to take a job."""
     BUSY = "BUSY"
     """Works for a job, or is letting go of one."""
+    DRAINED = "DRAINED"
+    """Whole and free, and given no job: a person or its machine wants it so."""
+    QUARANTINED = "QUARANTINED"
+    """Whole and free, and given no job: it has computed other bits than it should."""
     LOST = "LOST"
     """Forming for so long that nobody counts on it; used as usual once all its hosts are there."""
 
@@ -144,6 +148,22 @@ class Assignment:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Withheld:
+    """Why a pod is given no job."""
+
+    code: str
+    """Drained, Quarantined, or Leaving, which ends with its processes."""
+    message: str
+
+
+_WITHHELD_STATES = {
+    "Drained": PodState.DRAINED,
+    "Leaving": PodState.DRAINED,
+    "Quarantined": PodState.QUARANTINED,
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Pod:
     """Hosts that share a fast interconnect."""
 
@@ -157,6 +177,7 @@ class Pod:
     """When a host last came, took stock or went."""
     is_given_up: bool = False
     """Whether hosts were missing and nothing stirred for too long; a host that comes undoes it."""
+    withheld: Withheld | None = None
 
     @property
     def state(self) -> PodState:
@@ -164,7 +185,7 @@ class Pod:
             return PodState.BUSY
         complete = len(self.hosts) == self.num_hosts
         if complete and all(host.inventory for host in self.hosts.values()):
-            return PodState.READY
+            return _WITHHELD_STATES[self.withheld.code] if self.withheld else PodState.READY
         return PodState.LOST if self.is_given_up else PodState.FORMING
 
     @property

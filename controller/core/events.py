@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-from controller.core.cluster import Assignment, HostRef, Inventory, Traffic
+from controller.core.cluster import Assignment, HostRef, Inventory, Traffic, Withheld
 from controller.core.evaluation import Part
 from controller.core.job import Job, JobSpec
 from controller.core.link import LinkConditions
@@ -69,6 +69,39 @@ class LinkChangeRequested:
     pod: str
     conditions: LinkConditions
     actor: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DrainRequested:
+    """Somebody wants a pod to do nothing more."""
+
+    pod: str
+    actor: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class UndrainRequested:
+    """Somebody wants a pod to be used again, whatever it was withheld for."""
+
+    pod: str
+    actor: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PodsReloaded:
+    """A restarted controller found in its journal which pods were withheld."""
+
+    withheld: Mapping[str, Withheld]
+    """By name."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class HostLeaving:
+    """A host was told by its machine that it must end soon."""
+
+    host: HostRef
+    seconds: float
+    """It will end by itself after so many."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -270,6 +303,10 @@ Event = (
     | CheckpointRequested
     | DeleteRequested
     | LinkChangeRequested
+    | DrainRequested
+    | UndrainRequested
+    | PodsReloaded
+    | HostLeaving
     | ProgramLowered
     | LoweringFailed
     | HostAttached

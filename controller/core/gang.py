@@ -13,6 +13,8 @@ from collections.abc import Iterable, Sequence
 from controller.core.cluster import Assignment, Pod, PodState
 from controller.core.job import Job, JobSpec, Reason
 
+_MISSING = (PodState.FORMING, PodState.LOST)
+
 
 class Admission(typing.NamedTuple):
     """What becomes of one waiting job; an empty gang means it waits."""
@@ -71,7 +73,7 @@ def _could_ever_fit(spec: JobSpec, pods: Sequence[Pod]) -> bool:
     """Whether the pods there are would do if all were free; forming ones are given the benefit,
     lost ones are not."""
     forming = [pod for pod in pods if pod.state is PodState.FORMING]
-    whole = [pod for pod in pods if pod.state in (PodState.READY, PodState.BUSY)]
+    whole = [pod for pod in pods if pod.inventories and pod.state not in _MISSING]
     fitting = [pod for pod in whole if _fits(pod, spec)]
     return len(_largest_alike(fitting)) + len(forming) >= spec.min_pods
 
@@ -99,7 +101,12 @@ def _why_not(job: Job, pods: Sequence[Pod], alike: Sequence[Pod], ahead: Job | N
     forming = [
         f"{pod.name} has {_hosts_ready(pod)}" for pod in pods if pod.state is PodState.FORMING
     ]
-    told = [needs, f"{len(alike)} free", *busy, *forming, *lost]
+    withheld = [
+        f"{pod.name} is {pod.state.lower()}"
+        for pod in pods
+        if pod.state in (PodState.DRAINED, PodState.QUARANTINED)
+    ]
+    told = [needs, f"{len(alike)} free", *busy, *forming, *withheld, *lost]
     return Reason("WaitingForPods", "; ".join(told))
 
 

@@ -46,6 +46,21 @@ def pod_lost(turn: Turn, job: Job, pod: str, reason: Reason) -> None:
     _go_on(turn, job, reason, pod)
 
 
+def hand_over(turn: Turn, job: Job, pod: str, reason: Reason) -> None:
+    """A pod that works for the job is withheld from now on; its state is as good as the others'."""
+    setbacks = dataclasses.replace(job.setbacks, handovers=job.setbacks.handovers + 1)
+    job = dataclasses.replace(job, setbacks=setbacks)
+    if job.spec.on_pod_loss == "fail":
+        letting_go.fail(turn, job, reason)
+    elif job.is_gathering:
+        turn.put_job(job)
+        settle(turn, job)
+    elif job.state in (JobState.RUNNING, JobState.RECOVERING) and _keeps_state(job):
+        gather(turn, job, reason, pod)
+    else:
+        restart(turn, job, reason)
+
+
 def unexplained(turn: Turn, job: Job, reason: Reason) -> None:
     """A host gave up, and no other explains it. What a link did between pods that are all there may
     not happen again; anything else is the job's own."""
@@ -106,10 +121,11 @@ def settle(turn: Turn, job: Job) -> None:
     members = _members(turn, job)
     if not job.is_gathering or any(not _has_answered(pod) for pod in members):
         return
-    standing = _standing(turn, job)
+    standing = [pod for pod in _standing(turn, job) if pod.withheld is None]
     for pod in members:
         if pod not in standing:
-            letting_go.drop(turn, pod, "its hosts hold no state together")
+            why = pod.withheld.message if pod.withheld else "its hosts hold no state together"
+            letting_go.drop(turn, pod, why)
     merged = job.progress.merged if job.progress else 0
     if max((pod.standing.step for pod in standing if pod.standing), default=-1) < merged:
         what = f"no state after step {merged} is left"

@@ -224,6 +224,8 @@ class Setbacks:
     total: int = 0
     in_a_row: int = 0
     """Since it last applied a step."""
+    handovers: int = 0
+    """How often it left a pod because that was withheld: no setback, and no end to it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -57,8 +57,16 @@ def free_if_released(turn: Turn, pod: Pod) -> None:
         return
     turn.put_pod(dataclasses.replace(pod, assignment=None, releasing_since=None))
     turn.availability_changed = True
+    dismiss_if_leaving(turn, turn.pods[pod.name])
     job = turn.current_job(assignment)
     still_held = any(other.assignment == assignment for other in turn.pods.values())
     if job is not None and job.state is JobState.CANCELLING and not still_held:
         job = dataclasses.replace(job.moved(Move.RELEASED, job.reason), finished_at=turn.now)
         turn.put_job(job, Entry("job.cancelled", job.reason.message, job.id))
+
+
+def dismiss_if_leaving(turn: Turn, pod: Pod) -> None:
+    """A free pod whose machine wants it gone need wait no longer."""
+    if pod.withheld is not None and pod.withheld.code == "Leaving":
+        for _, host in sorted(pod.hosts.items()):
+            turn.order(commands.DismissHost(host.ref, pod.withheld.message))

@@ -15,6 +15,7 @@ from typing import Any
 
 from controller.core import (
     commands,
+    draining,
     errors,
     events,
     gang,
@@ -180,6 +181,10 @@ _HANDLERS: dict[type, Handler] = {
     events.CheckpointRequested: saving.checkpoint_requested,
     events.DeleteRequested: _delete_requested,
     events.LinkChangeRequested: linking.change_requested,
+    events.DrainRequested: draining.drain_requested,
+    events.UndrainRequested: draining.undrain_requested,
+    events.PodsReloaded: draining.pods_reloaded,
+    events.HostLeaving: draining.host_leaving,
     events.LinkConditionsReported: linking.conditions_reported,
     events.ProgramLowered: preparing.program_lowered,
     events.LoweringFailed: _lowering_failed,

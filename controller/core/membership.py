@@ -57,6 +57,8 @@ def host_attached(turn: Turn, event: events.HostAttached, _policy: LivenessPolic
         assembled_with=event.assembled_with,
         granted=event.granted,
     )
+    if not pod.hosts and pod.withheld is not None and pod.withheld.code == "Leaving":
+        pod = dataclasses.replace(pod, withheld=None)
     pod = dataclasses.replace(pod, num_hosts=event.num_hosts).with_host(host)
     pod = _coming(turn, pod)
     turn.put_pod(pod)

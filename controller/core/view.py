@@ -158,6 +158,7 @@ def pod_document(pod: Pod, state: State, now: float) -> Document:
     return {
         "name": pod.name,
         "state": str(pod.state),
+        "withheld": dataclasses.asdict(pod.withheld) if pod.withheld else None,
         "job": pod.assignment.job if pod.assignment else None,
         "num_hosts": pod.num_hosts,
         "num_devices": pod.num_devices,

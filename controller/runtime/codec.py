@@ -73,6 +73,8 @@ def decode_event(host: HostRef, message: pb.HostEvent) -> events.Event:
             beat = message.heartbeat
             doing = _doing(beat.activity) if beat.HasField("activity") else None
             return events.HostHeard(host, _traffic(beat), doing)
+        case "host_leaving":
+            return events.HostLeaving(host, message.host_leaving.seconds)
         case "program_warmed":
             return events.HostWarmed(host, message.program_warmed.bundle_digest)
         case "program_ready":

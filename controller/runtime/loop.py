@@ -95,7 +95,8 @@ class Loop:
         await self._changed.wait()
 
     async def reload(self) -> None:
-        """Take up the jobs of an earlier life of the controller."""
+        """Take up the jobs of an earlier life of the controller, and the pods it gave none."""
+        self.post(events.PodsReloaded(await asyncio.to_thread(self._store.withheld)))
         for job, records in await asyncio.to_thread(self._store.unfinished):
             self.post(events.JobReloaded(job, records))
 

@@ -22,6 +22,7 @@ import sqlalchemy.exc
 from sqlalchemy.dialects import postgresql, sqlite
 
 from controller.config import ConfigError
+from controller.core.cluster import Withheld
 from controller.core.job import FINAL_STATES, Job
 from controller.core.step import StepRecord
 from controller.core.turn import Entry
@@ -169,6 +170,16 @@ class Store:
             (recall(row, steps), tuple(record_of(step) for step in steps.newest))
             for row, steps in found
         ]
+
+    def withheld(self) -> dict[str, Withheld]:
+        """Which pods were given no job when the journal ended, by name, and why."""
+        table = schema.events
+        of_pods = table.c.kind.in_(("pod.withheld", "pod.released"))
+        newest = sa.select(sa.func.max(table.c.seq)).where(of_pods).group_by(table.c.pod)
+        query = sa.select(table).where(table.c.seq.in_(newest), table.c.kind == "pod.withheld")
+        with self._engine.connect() as connection:
+            rows = connection.execute(query).mappings().all()
+        return {row["pod"]: Withheld(row["data"]["code"], row["message"]) for row in rows}
 
     def job(self, job_id: str) -> Job | None:
         """A job as it was last written, whether it has ended or not."""

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from landbridge.cli import output
 from landbridge.cli.options import Address, Json, client
 
 Document = dict[str, Any]
 
+PodName = Annotated[str, typer.Argument(metavar="POD", help="Its name, as `pods` lists it.")]
+
 
 def pods(address: Address = "", json: Json = False) -> int:
     """List the pods."""
     with client(address) as api:
         return output.answer(api.pods(), json, _show_pods)
+
+
+def drain(pod: PodName, address: Address = "", json: Json = False) -> int:
+    """Have a pod do nothing more; its job goes on elsewhere after the step at hand."""
+    with client(address) as api:
+        return output.answer(api.drain(pod), json, _say_state)
+
+
+def undrain(pod: PodName, address: Address = "", json: Json = False) -> int:
+    """Use a pod again that was drained or quarantined."""
+    with client(address) as api:
+        return output.answer(api.undrain(pod), json, _say_state)
 
 
 def version(address: Address = "", json: Json = False) -> int:
@@ -25,7 +41,7 @@ def version(address: Address = "", json: Json = False) -> int:
     return output.answer(versions, json, _show_versions)
 
 
-COMMANDS = (pods, version)
+COMMANDS = (pods, drain, undrain, version)
 
 
 def _show_pods(document: Document) -> None:
@@ -40,6 +56,11 @@ def _show_pods(document: Document) -> None:
         for pod in document["pods"]
     ]
     output.table(("POD", "STATE", "HOSTS", "DEVICES", "JOB"), rows)
+
+
+def _say_state(pod: Document) -> None:
+    job = f", until job {pod['job']} has left it" if pod["withheld"] and pod["job"] else ""
+    print(f"{pod['name']} is {pod['state']}{job}")
 
 
 def _show_versions(document: Document) -> None:

@@ -153,6 +153,14 @@ def worker(
     link_drop: Drop = "",
     link_emulator: Emulator = False,
     device_flops_per_second: DeviceFlops = None,
+    leave_grace_seconds: Annotated[
+        float,
+        typer.Option(
+            "--leave-grace",
+            min=0.0,
+            help="Seconds to hand over in after SIGTERM; a second SIGTERM ends at once.",
+        ),
+    ] = 25.0,
     state_dir: StateDir = DEFAULT_STATE_DIR,
     json: Json = False,
 ) -> int:
@@ -180,6 +188,7 @@ def worker(
             link=link,
             link_emulator=link_emulator,
             device_flops_per_second=device_flops_per_second,
+            leave_grace_seconds=leave_grace_seconds,
             join_token=os.environ.get("LANDBRIDGE_JOIN_TOKEN", ""),
         )
         return main.serve(told)

@@ -1,4 +1,4 @@
-"""Workers, pods and the controller are killed at any moment, and nothing shows in what comes out."""
+"""Workers, pods and the controller are killed at any moment, and what comes out is the same."""
 
 from __future__ import annotations
 

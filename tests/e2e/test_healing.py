@@ -77,6 +77,31 @@ def test_pods_killed_at_any_moment_cost_no_step_and_change_no_bit(two_pods, make
     assert losses_of(client, job_id) == undisturbed["losses"]
 
 
+def test_pods_that_are_drained_or_told_to_leave_hand_over(two_pods, make_spec, undisturbed):
+    client = two_pods.client
+    client.wait_for_pods(2, timeout=60)
+    placement = {"on_pod_loss": "shrink", "pods": {"min": 1, "max": 2}}
+    job_id = client.submit(make_spec(data=DATA, train=LONG, placement=placement))["id"]
+    _reaches(client, job_id, 20)
+    pids = two_pods.pids()
+    client.drain("pod-1")
+    alone = client.wait(job_id, until=lambda job: len(job["pods"]) == 1, timeout=60)
+    assert alone["pods"][0]["name"] == "pod-0"
+    client.undrain("pod-1")
+    client.wait(job_id, until=lambda job: len(job["pods"]) == 2, timeout=60)
+    # Nobody was started again for it.
+    assert two_pods.pids() == pids
+    os.kill(pids["pod-0"][0], signal.SIGTERM)
+    alone = client.wait(job_id, until=lambda job: len(job["pods"]) == 1, timeout=60)
+    assert alone["pods"][0]["name"] == "pod-1"
+    job = client.wait(job_id, timeout=200)
+    assert job["state"] == "SUCCEEDED", job["reason"]
+    assert digest_of(job) == undisturbed["digest"]
+    assert losses_of(client, job_id) == undisturbed["losses"]
+    events = list(client.every_event(job_id))
+    assert sum(event["data"].get("rerun", 0) for event in events) <= 2
+
+
 def test_killed_host_of_a_pod_of_two_is_healed_with_its_pod(fleet, make_spec):
     with fleet(pods=2, hosts_per_pod=2) as running:
         client = running.client

@@ -215,6 +215,8 @@ async def test_events_are_followed_to_the_end(run: Run, address: str, controller
         ("checkpoint", "JOB"),
         ("checkpoints", "JOB"),
         ("pods",),
+        ("drain", "pod-0"),
+        ("undrain", "nobody"),
         ("links",),
         ("links", "set", "pod-0", "--partition"),
         ("links", "set", "pod-0"),
@@ -267,6 +269,24 @@ async def test_tables_are_readable(run: Run, address: str, controller: Rig) -> N
     assert "pod-0" in shown["pods"]
     assert "2 MB/s" in shown["links"]
     assert "controller" in shown["version"]
+
+
+async def test_pod_is_drained_and_used_again(
+    run: Run, address: str, controller: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LANDBRIDGE_ADDRESS", address)
+    for pod in ("pod-0", "pod-1"):
+        await controller.attach_pod(pod)
+    ran = await run("drain", "pod-1")
+    assert ran.out == "pod-1 is DRAINED\n"
+    ran = await run("undrain", "pod-1", "--json")
+    assert json.loads(ran.out)["withheld"] is None
+    await run("drain", "pod-0")
+    withheld = [pod["withheld"] for pod in json.loads((await run("pods", "--json")).out)["pods"]]
+    message = "pod-0 is drained by a request to the API"
+    assert withheld == [{"code": "Drained", "message": message}, None]
+    ran = await run("drain", "pod-9")
+    assert ran.code == 4 and "no pod is called 'pod-9'" in ran.err
 
 
 async def test_links_set_changes_what_is_named_and_keeps_the_rest(

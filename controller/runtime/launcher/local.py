@@ -71,7 +71,7 @@ class LocalLauncher:
         watchers = [pod.watcher for pod in self._pods.values() if pod.watcher]
         await asyncio.gather(*watchers, return_exceptions=True)
         pods = self._pods.values()
-        await asyncio.gather(*(end_processes(pod.processes, signal.SIGTERM) for pod in pods))
+        await asyncio.gather(*(end_processes(pod.processes, signal.SIGINT) for pod in pods))
 
     async def _keep_running(self, pod: _PodProcesses) -> None:
         clock = asyncio.get_running_loop().time

@@ -80,7 +80,7 @@ class RayPods:
         for watcher in watchers:
             watcher.cancel()
         await asyncio.gather(*watchers, return_exceptions=True)
-        await asyncio.gather(*(self._end(pod, signal.SIGTERM) for pod in self._pods.values()))
+        await asyncio.gather(*(self._end(pod, signal.SIGINT) for pod in self._pods.values()))
         await self._call(self._disconnect)
         self._thread.shutdown()
 

@@ -136,6 +136,7 @@ EVENTS = {
     "restore_failed": pb.HostEvent(
         restore_failed=pb.RestoreFailed(job="job-1", generation=3, message="damaged")
     ),
+    "host_leaving": pb.HostEvent(host_leaving=pb.HostLeaving(seconds=25.0)),
     "stacks": pb.HostEvent(stacks=pb.Stacks(job="job-1", generation=3, text="executor: ...")),
     "link_conditions": pb.HostEvent(
         link_conditions=pb.LinkConditions(
@@ -177,7 +178,14 @@ def test_every_event_but_hello_is_decoded() -> None:
     assert {type(event).__name__ for event in decoded.values()} == {
         *("HostInventoried", "HostHeard", "ProgramReady", "StepsApplied", "JobFaulted"),
         *("JobReleased", "CheckpointWritten", "CheckpointPublished", "RestoreFailed"),
-        *("Evaluated", "LinkConditionsReported", "JobHeld", "HostWarmed", "StacksTold"),
+        *(
+            "Evaluated",
+            "LinkConditionsReported",
+            "JobHeld",
+            "HostWarmed",
+            "StacksTold",
+            "HostLeaving",
+        ),
     }
     assert all(event.host == HOST for event in decoded.values())  # type: ignore[union-attr]
 
@@ -243,6 +251,7 @@ def test_reports_of_a_job_carry_its_generation() -> None:
     assert codec.decode_event(HOST, EVENTS["restore_failed"]) == events.RestoreFailed(
         HOST, JOB, "damaged"
     )
+    assert codec.decode_event(HOST, EVENTS["host_leaving"]) == events.HostLeaving(HOST, 25.0)
     assert codec.decode_event(HOST, EVENTS["stacks"]) == events.StacksTold(
         HOST, JOB, "executor: ..."
     )

@@ -14,6 +14,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from controller.config import ConfigError
 from controller.core.choosing import Choice
+from controller.core.cluster import Withheld
 from controller.core.job import Job, JobState, Reason
 from controller.core.turn import Entry
 from controller.runtime import schema
@@ -279,6 +280,22 @@ def test_events_are_numbered_in_the_order_of_their_commits(store: Store) -> None
     assert store.events(0, 10, "a") == [second]
     assert store.latest_events(1) == [second] and store.latest_events(5, "b") == []
     assert store.last_event_seq() == 2
+
+
+def test_withheld_pods_are_those_whose_last_word_was_that(store: Store) -> None:
+    assert store.withheld() == {}
+
+    def told(pod: str, code: str) -> Entry:
+        return Entry("pod.withheld", f"{pod} is {code}", pod=pod, data={"code": code})
+
+    _commit(store, entries=(told("pod-0", "Drained"), told("pod-1", "Drained")))
+    _commit(store, entries=(Entry("pod.released", "again", pod="pod-0"),))
+    _commit(store, entries=(told("pod-1", "Quarantined"), told("pod-2", "Leaving")))
+    _commit(store, entries=(Entry("pod.ready", "ready", pod="pod-1"),))
+    assert store.withheld() == {
+        "pod-1": Withheld("Quarantined", "pod-1 is Quarantined"),
+        "pod-2": Withheld("Leaving", "pod-2 is Leaving"),
+    }
 
 
 def test_deleted_job_is_forgotten_and_its_numbers_are_not_used_again(store: Store) -> None:
