@@ -56,6 +56,14 @@ def host_leaving(turn: Turn, event: events.HostLeaving, _policy: LivenessPolicy)
     withhold(turn, pod, Withheld("Leaving", message))
 
 
+def withhold_those_named(turn: Turn) -> None:
+    """What was found out about pods while something else was decided."""
+    for name, withheld in turn.to_withhold.items():
+        pod = turn.pods.get(name)
+        if pod is not None:
+            withhold(turn, pod, withheld)
+
+
 def withhold(turn: Turn, pod: Pod, withheld: Withheld) -> None:
     """Give the pod no job any more, and have the one that it has go on without it."""
     turn.put_pod(dataclasses.replace(pod, withheld=withheld))

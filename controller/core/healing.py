@@ -20,7 +20,7 @@ import dataclasses
 import typing
 from collections.abc import Sequence
 
-from controller.core import commands, gang, letting_go, preparing, saving, spikes, step
+from controller.core import commands, divergence, gang, letting_go, preparing, saving, spikes, step
 from controller.core.cluster import Assignment, Pod, PodState
 from controller.core.commands import CheckpointId
 from controller.core.job import Begun, Healing, Job, JobState, Move, Reason, Setbacks
@@ -58,7 +58,7 @@ def hand_over(turn: Turn, job: Job, pod: str, reason: Reason) -> None:
     elif job.state in (JobState.RUNNING, JobState.RECOVERING) and _keeps_state(job):
         gather(turn, job, reason, pod)
     else:
-        restart(turn, job, reason)
+        letting_go.restart(turn, job, reason)
 
 
 def unexplained(turn: Turn, job: Job, reason: Reason) -> None:
@@ -129,7 +129,7 @@ def settle(turn: Turn, job: Job) -> None:
     merged = job.progress.merged if job.progress else 0
     if max((pod.standing.step for pod in standing if pod.standing), default=-1) < merged:
         what = f"no state after step {merged} is left"
-        restart(turn, job, Reason("StateLost", f"{job.healing.cause.message}; {what}"))
+        letting_go.restart(turn, job, Reason("StateLost", f"{job.healing.cause.message}; {what}"))
         return
     newcomers = _newcomers(turn, job, standing)
     if newcomers is None:
@@ -149,7 +149,7 @@ def _go_on(turn: Turn, job: Job, reason: Reason, lost: str | None) -> None:
     elif job.state in (JobState.RUNNING, JobState.RECOVERING) and _keeps_state(job):
         gather(turn, job, reason, lost)
     else:
-        restart(turn, job, reason)
+        letting_go.restart(turn, job, reason)
 
 
 def _keeps_state(job: Job) -> bool:
@@ -273,13 +273,15 @@ def _begin(turn: Turn, job: Job, standing: Sequence[Pod], newcomers: Sequence[Po
         if pod.standing and pod.standing.step == after
     }
     if len(set(digests.values())) > 1:
-        letting_go.fail(turn, job, letting_go.diverged(after, digests))
+        divergence.met(turn, job, after, digests)
         return
     members = _placed(job, standing, newcomers)
     completed = _completed(turn, job, after)
     if completed is None:
         # The steps that nobody else has told of are run again, and judged as any.
-        restart(turn, job, Reason("SpikeUnderWay", f"{job.healing.cause.message}; a loss spiked"))
+        letting_go.restart(
+            turn, job, Reason("SpikeUnderWay", f"{job.healing.cause.message}; a loss spiked")
+        )
         return
     assert completed.progress is not None
     before = Assignment(job.id, job.generation)
@@ -331,21 +333,3 @@ def _completed(turn: Turn, job: Job, after: int) -> Job | None:
     job = dataclasses.replace(job, progress=progress)
     turn.measure(job, merged)
     return job
-
-
-def restart(turn: Turn, job: Job, reason: Reason) -> None:
-    """Another attempt, from the newest checkpoint."""
-    newest = job.checkpoints.newest
-    then = f"goes back to step {newest.step}" if newest else "starts over"
-    reason = Reason(reason.code, f"{reason.message}; the job {then}")
-    job = dataclasses.replace(
-        job.moved(Move.REQUEUE, reason),
-        attempt=job.attempt + 1,
-        healing=None,
-    )
-    before = job.progress.merged if job.progress else 0
-    rerun = max(0, before - (newest.step if newest else 0))
-    data = {"code": reason.code, "rerun": rerun}
-    turn.put_job(job, Entry("job.requeued", reason.message, job.id, data=data))
-    letting_go.let_go(turn, job, reason.message)
-    turn.availability_changed = True

@@ -193,6 +193,17 @@ class Hang:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Divergence:
+    """Pods held different states after a step, which is being run again."""
+
+    step: int
+    digests: Mapping[str, str]
+    """What each told, by name; sha256, hex."""
+    attempts: int
+    """How often that has happened and nobody was found out."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Begun:
     """A generation that goes on with state which some of its members hold."""
 
@@ -266,6 +277,7 @@ class Job:
     awaited_since: float | None = None
     """Since when a restarted controller waits to hear which hosts still run it."""
     healing: Healing | None = None
+    divergence: Divergence | None = None
     setbacks: Setbacks = Setbacks()
     admitted_at: float | None = None
     started_at: float | None = None

@@ -1,4 +1,4 @@
-"""Jobs that end, and pods that let go of them.
+"""Jobs that end or start over, and pods that let go of them.
 
 Hosts let go when they are told to, or by themselves where they have failed; a pod is free once all
 of its hosts have.
@@ -20,6 +20,24 @@ def fail(turn: Turn, job: Job, reason: Reason) -> None:
     job = dataclasses.replace(job.moved(Move.FAIL, reason), finished_at=turn.now, healing=None)
     turn.put_job(job, Entry("job.failed", reason.message, job.id, data={"code": reason.code}))
     let_go(turn, job, reason.message)
+
+
+def restart(turn: Turn, job: Job, reason: Reason) -> None:
+    """Another attempt, from the newest checkpoint."""
+    newest = job.checkpoints.newest
+    then = f"goes back to step {newest.step}" if newest else "starts over"
+    reason = Reason(reason.code, f"{reason.message}; the job {then}")
+    job = dataclasses.replace(
+        job.moved(Move.REQUEUE, reason),
+        attempt=job.attempt + 1,
+        healing=None,
+    )
+    before = job.progress.merged if job.progress else 0
+    rerun = max(0, before - (newest.step if newest else 0))
+    data = {"code": reason.code, "rerun": rerun}
+    turn.put_job(job, Entry("job.requeued", reason.message, job.id, data=data))
+    let_go(turn, job, reason.message)
+    turn.availability_changed = True
 
 
 def diverged(step: int, digests: Mapping[str, str]) -> Reason:

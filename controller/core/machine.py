@@ -43,6 +43,7 @@ def handle(state: State, event: events.Event, now: float, policy: LivenessPolicy
     JobIsLive when it names one that is and must not be, and what else `errors` says of requests."""
     turn = Turn(state, now)
     _HANDLERS[type(event)](turn, event, policy)
+    draining.withhold_those_named(turn)
     if turn.availability_changed:
         # Who stands still with its state comes before who has not begun.
         healing.seek(turn)

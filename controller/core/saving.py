@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from controller.core import checkpoint, commands, errors, events, letting_go, spikes
+from controller.core import checkpoint, commands, divergence, errors, events, letting_go, spikes
 from controller.core.checkpoint import Mark, Part, Saved
 from controller.core.cluster import Assignment, HostRef
 from controller.core.commands import CheckpointId
@@ -81,7 +81,7 @@ def checkpoint_written(
     assert keeper is not None, "a running job has all its pods"
     digests = {pod: part.state_sha256 for pod, part in zip(job.gang, parts, strict=True)}
     if len(set(digests.values())) > 1:
-        letting_go.fail(turn, job, letting_go.diverged(event.step, digests))
+        divergence.met(turn, job, event.step, digests)
         return
     turn.order(
         commands.PublishCheckpoint(

@@ -115,7 +115,7 @@ def _go_on(turn: Turn, job: Job, hosts: Sequence[Host]) -> None:
 def _start_over(turn: Turn, job: Job, lost: Sequence[str]) -> None:
     """What nothing is lost by, or what is to end with its pods: from the newest checkpoint."""
     what = f"{', '.join(lost)} did not come back" if lost else "it had not begun"
-    healing.restart(turn, job, Reason(_LOST_CODE, f"the controller restarted and {what}"))
+    letting_go.restart(turn, job, Reason(_LOST_CODE, f"the controller restarted and {what}"))
 
 
 def _is_of(job: Job, pod: str, held: Assignment) -> bool:

@@ -6,6 +6,7 @@ import dataclasses
 
 from controller.core import (
     adapting,
+    divergence,
     events,
     exposure,
     letting_go,
@@ -39,9 +40,11 @@ def steps_applied(turn: Turn, event: events.StepsApplied, _policy: LivenessPolic
     job = dataclasses.replace(job, progress=progress)
     for complete in merged:
         if complete.diverged:
-            reason = letting_go.diverged(complete.record.step, complete.digests)
-            letting_go.fail(turn, job, reason)
+            divergence.met(turn, job, complete.record.step, complete.digests)
             return
+        if complete.digests:
+            digest = next(iter(complete.digests.values()))
+            job = divergence.agreed(turn, job, complete.record.step, digest)
         record = complete.record
         totals = totals.plus([record])
         verdict = spikes.judge(job.spec.spikes, job.losses, record.loss, record.grad_norm)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from controller.core import errors
-from controller.core.cluster import Assignment, Host, HostRef, Pod
+from controller.core.cluster import Assignment, Host, HostRef, Pod, Withheld
 from controller.core.commands import Command
 from controller.core.job import Job
 from controller.core.step import MergedStep
@@ -61,6 +61,8 @@ class Turn:
         self.ticked_at = state.ticked_at
         self.availability_changed = False
         """Whether waiting jobs deserve another look."""
+        self.to_withhold: dict[str, Withheld] = {}
+        """Pods, by name, that are to be withheld once this is decided."""
         self._pods = dict(state.pods)
         self._jobs = dict(state.jobs)
         self._commands: list[Command] = []

@@ -12,7 +12,7 @@ from controller.core.checkpoint import Checkpoints, Origin, Saved
 from controller.core.choosing import Candidate, Choice, ChoicePolicy, Departure
 from controller.core.evaluation import Evaluation, Evaluations
 from controller.core.exchange import ExchangeRule
-from controller.core.job import Begun, Healing, Job, JobSpec, JobState, Reason, Setbacks
+from controller.core.job import Begun, Divergence, Healing, Job, JobSpec, JobState, Reason, Setbacks
 from controller.core.program import Program
 from controller.core.sources import DataSource
 from controller.core.spikes import Spike, SpikePolicy
@@ -87,6 +87,7 @@ def course_document(job: Job) -> Document:
         "gang": job.gang,
         "program": dataclasses.asdict(job.program) if job.program else None,
         "healing": dataclasses.asdict(job.healing) if job.healing else None,
+        "divergence": dataclasses.asdict(job.divergence) if job.divergence else None,
         "setbacks": dataclasses.asdict(job.setbacks),
         "spike": dataclasses.asdict(job.spike) if job.spike else None,
         "merged": job.progress.merged if job.progress else 0,
@@ -114,6 +115,7 @@ def _course(document: Document) -> dict[str, Any]:
         "gang": tuple(document.get("gang", ())),
         "program": Program(**program) if program else None,
         "healing": _healing(document.get("healing")),
+        "divergence": Divergence(**differed) if (differed := document.get("divergence")) else None,
         "setbacks": Setbacks(**document.get("setbacks", {})),
         "spike": Spike(**spike) if spike else None,
         "data_digest": document.get("data_digest"),

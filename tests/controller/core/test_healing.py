@@ -213,15 +213,6 @@ def test_pod_whose_hosts_stand_after_different_steps_holds_nothing() -> None:
     assert len(world.ordered(commands.StopHost)) >= 2
 
 
-def test_pods_that_hold_other_bits_end_the_job() -> None:
-    world = running(3)
-    world.pod_joins("pod-9")
-    world.loses("pod-0")
-    world.hold(ref("pod-1"), 5, digest="c")
-    world.hold(ref("pod-2"), 5, digest="d")
-    assert world.job().state is JobState.FAILED and world.job().reason.code == "Diverged"
-
-
 def test_all_pods_lost_starts_over_from_the_newest_checkpoint() -> None:
     world = running(checkpoint_every=2)
     world.loses("pod-0")
