@@ -46,6 +46,7 @@ def pods_reloaded(turn: Turn, event: events.PodsReloaded, _policy: LivenessPolic
             continue
         pod = turn.pods.get(name, Pod(name, 1))
         turn.put_pod(dataclasses.replace(pod, withheld=withheld))
+        turn.availability_changed = True
 
 
 def host_leaving(turn: Turn, event: events.HostLeaving, _policy: LivenessPolicy) -> None:

@@ -9,7 +9,7 @@ from controller.core.turn import Outcome, State
 
 _HOLDING = {JobState.ADMITTED, JobState.STARTING, JobState.RUNNING, JobState.RECOVERING}
 
-_ALL_THERE = {"LinkDown", "Growing"}
+_ALL_THERE = {"LinkDown", "Growing", "Drained", "Leaving", "Quarantined"}
 """Why pods may be told to stand still though none was lost."""
 
 

@@ -3,6 +3,7 @@ free in the end."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from controller.core import commands, events
 from controller.core.cluster import Assignment, HostRef, Traffic
-from controller.core.errors import JobIsLive, UnknownJob
+from controller.core.errors import JobIsLive, UnknownJob, UnknownPod
 from controller.core.evaluation import Part
 from controller.core.job import Job, JobState
 from controller.core.spikes import SpikePolicy
@@ -35,6 +36,8 @@ class History:
         self._assignments: set[Assignment] = {Assignment("job-1", 1)}
         self._hosts: set[HostRef] = {ref("pod-0")}
         self._submitted = 0
+        self._data_steps: dict[str, int] = {}
+        """By job: data that changed would have another digest."""
 
     def _remember(self, before: State, event: events.Event, outcome: Outcome) -> None:
         for command in outcome.commands:
@@ -109,7 +112,27 @@ class History:
 
     def hear(self) -> None:
         sent = Traffic(self._number(3), float(self._number(3)), 0)
-        self.world.happens(events.HostHeard(self._host(), {self._one(PODS): sent}))
+        host, doing = self._host(), None
+        if self._number(3):
+            phase = self._one(("compute", "exchange", "compile", "heal", "evaluate", "rest"))
+            seconds = self._one((0.1, 30.0, 5000.0))
+            doing = events.Doing(self._assignment(host), phase, self._number(9), seconds)
+        self.world.happens(events.HostHeard(host, {self._one(PODS): sent}, doing))
+
+    def tell_stacks(self) -> None:
+        host = self._host()
+        self.world.happens(events.StacksTold(host, self._assignment(host), "frames"))
+
+    def drain(self) -> None:
+        with contextlib.suppress(UnknownPod):
+            self.world.happens(events.DrainRequested(self._one(PODS), "somebody"))
+
+    def undrain(self) -> None:
+        with contextlib.suppress(UnknownPod):
+            self.world.happens(events.UndrainRequested(self._one(PODS), "somebody"))
+
+    def leave(self) -> None:
+        self.world.happens(events.HostLeaving(self._host(), 25.0))
 
     def detach(self) -> None:
         self.world.happens(events.HostDetached(self._host(), "its connection closed"))
@@ -126,8 +149,9 @@ class History:
 
     def _become_ready(self, host: HostRef) -> None:
         digest = "e" if self._number(9) == 9 else "d"
-        data_steps = self._one((2, 0, 1000)) if self._number(9) == 9 else 1000
         assignment = self._assignment(host)
+        lasts = self._one((2, 0, 1000)) if self._number(9) == 9 else 1000
+        data_steps = self._data_steps.setdefault(assignment.job, lasts)
         self.world.happens(events.ProgramReady(host, assignment, 1.0, 0.5, digest, data_steps))
 
     def run(self) -> None:
@@ -217,8 +241,11 @@ class History:
 
     def restart(self) -> None:
         """Most processes dial the new controller again."""
-        present = [h.ref for p in self.world.state.pods.values() for h in p.hosts.values()]
+        pods = self.world.state.pods
+        present = [h.ref for p in pods.values() for h in p.hosts.values()]
+        withheld = {name: pod.withheld for name, pod in pods.items() if pod.withheld}
         self.world.restart(list(self.world.state.jobs.values()))
+        self.world.happens(events.PodsReloaded(withheld))
         for host in present:
             if self._number(5):
                 self.world.comes_back(host, num_hosts=NUM_HOSTS[host.pod])
@@ -244,6 +271,10 @@ class History:
             self.tick,
             self.restart,
             self.fail_to_restore,
+            self.tell_stacks,
+            self.drain,
+            self.undrain,
+            self.leave,
         ]
 
 

@@ -223,7 +223,7 @@ class World:
         self.state = State()
         kept = {"id", "spec", "state", "reason", "created_at", "attempt", "generation"}
         kept |= {"skipped", "rewinds", "data_digest", "sources", "gang", "program", "healing"}
-        kept |= {"setbacks", "spike", "admitted_at", "started_at", "evaluations"}
+        kept |= {"setbacks", "divergence", "spike", "admitted_at", "started_at", "evaluations"}
         for job in jobs:
             known = {name: getattr(job, name) for name in kept}
             known["checkpoints"] = Checkpoints(job.checkpoints.saved)
