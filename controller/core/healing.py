@@ -306,6 +306,8 @@ def _begin(turn: Turn, job: Job, standing: Sequence[Pod], newcomers: Sequence[Po
     assignment = Assignment(job.id, job.generation)
     for name in members:
         turn.put_pod(dataclasses.replace(turn.pods[name], assignment=assignment))
+    # Who waits for pods is told that newcomers are busy now.
+    turn.availability_changed = True
     for which in half_done:
         # Whether it was published nobody has said, and now nobody will.
         saving.order_removal(turn, job, before, which)
