@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from controller.core.batch import Range
 from controller.core.commands import CheckpointId
-from controller.core.step import Totals
+from controller.core.totals import Totals
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from controller.core.exchange import ExchangeRule
-from controller.core.step import StepRecord
+from controller.core.record import StepRecord
 
 WINDOW_STEPS = 8
 """Steps under one rule, at least, before it is judged: the first ones of a rule are slower, since

@@ -10,7 +10,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
-from controller.core.step import finite
+from controller.core.record import finite
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

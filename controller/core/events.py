@@ -10,8 +10,8 @@ from controller.core.evaluation import Part
 from controller.core.job import Job, JobSpec
 from controller.core.link import LinkConditions
 from controller.core.program import Program
+from controller.core.record import StepRecord
 from controller.core.sources import DataSource
-from controller.core.step import StepRecord
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

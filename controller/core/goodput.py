@@ -10,7 +10,7 @@ import dataclasses
 import math
 
 from controller.core.job import Job
-from controller.core.step import Totals
+from controller.core.totals import Totals
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from controller.core.job import Healing, Job, JobState, Move, Reason
 from controller.core.link_shares import link_shares, rates_of
 from controller.core.liveness import LivenessPolicy
 from controller.core.program import slot_ranges
+from controller.core.totals import Totals
 from controller.core.turn import Entry, Turn
 
 
@@ -132,7 +133,7 @@ def _target_steps(turn: Turn, job: Job, data_steps: int) -> int:
 def _start(turn: Turn, job: Job, target_steps: int) -> None:
     place = _place(job)
     after = place.checkpoint.step if place else 0
-    totals = job.progress.totals if job.progress else step.Totals()
+    totals = job.progress.totals if job.progress else Totals()
     if job.rewound_at is not None:
         recovery = totals.recovery_seconds + max(0.0, turn.now - job.rewound_at)
         totals = dataclasses.replace(totals, recovery_seconds=recovery)

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 
-from controller.core import batch, commands, events, preparing, saving, step
+from controller.core import batch, commands, events, preparing, saving
 from controller.core.checkpoint import Saved
 from controller.core.cluster import Assignment
 from controller.core.commands import CheckpointId
 from controller.core.job import Job, JobState, Move, Reason
 from controller.core.liveness import LivenessPolicy
+from controller.core.record import finite
 from controller.core.spikes import Spike
+from controller.core.totals import Totals
 from controller.core.turn import Entry, Turn
 
 
@@ -36,7 +38,7 @@ def meet(turn: Turn, job: Job, spike: Spike) -> None:
     target = _target(job, spike)
     if target in job.checkpoints.awaited:
         message = f"{spike.what}; goes back to step {target} once that is on disk"
-        data = {"step": spike.step, "loss": step.finite(spike.loss), "to_step": target}
+        data = {"step": spike.step, "loss": finite(spike.loss), "to_step": target}
         job = dataclasses.replace(job, spike=spike, reason=Reason("AwaitingCheckpoint", message))
         turn.put_job(job, Entry("spike.met", message, job.id, data=data))
     else:
@@ -82,7 +84,7 @@ def _rewind(turn: Turn, job: Job, spike: Spike, target: Saved | None) -> None:
     job = dataclasses.replace(
         job.moved(Move.REWIND, Reason("Rewinding", message)),
         generation=job.generation + 1,
-        progress=progress.undone_to(after, mark.totals if mark else step.Totals()),
+        progress=progress.undone_to(after, mark.totals if mark else Totals()),
         checkpoints=job.checkpoints.discarded(gone).begun_anew(),
         skipped=batch.skip(job.skipped, start, count),
         rewinds=job.rewinds + 1,
@@ -93,7 +95,7 @@ def _rewind(turn: Turn, job: Job, spike: Spike, target: Saved | None) -> None:
     )
     data = {
         "step": spike.step,
-        "loss": step.finite(spike.loss),
+        "loss": finite(spike.loss),
         "to_step": after,
         "skipped": count,
         "generation": job.generation,

@@ -15,7 +15,8 @@ from controller.core.cluster import Assignment, HostRef
 from controller.core.commands import CheckpointId
 from controller.core.job import Job, JobState, Move, Reason
 from controller.core.liveness import LivenessPolicy
-from controller.core.step import StepRecord, Totals
+from controller.core.record import StepRecord
+from controller.core.totals import Totals
 from controller.core.turn import Entry, Turn
 
 

@@ -1,4 +1,4 @@
-"""How far a job is: merges what pods report into one curve, and says how far they may run.
+"""How far a job is, from what its pods report, and how far they may run.
 
 A step counts when every pod of the gang has applied it. Records of one pod arrive in order; those
 of several pods are held until the slowest has reported. Digests of one step must agree over the
@@ -11,7 +11,12 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+
+from controller.core import merging
+from controller.core.merging import Slots, Waits
+from controller.core.record import MergedStep, StepRecord
+from controller.core.totals import Totals
 
 WINDOW_STEPS = 64
 """Steps granted ahead at least. At PaLM's 17 s a step it is 18 minutes in which the controller may
@@ -35,110 +40,6 @@ RECENT_STRETCHES = 12
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class StepRecord:
-    """One applied step, of one pod or merged over the gang. Durations in seconds."""
-
-    step: int
-    time: float
-    """Unix time at which it was applied; merged: at the last pod."""
-    loss: float
-    grad_norm: float | None
-    """Before clipping; None where the program does not say."""
-    learning_rate: float
-    seconds: float
-    compute_seconds: float
-    exchange_seconds: float
-    exposed_seconds: float
-    data_wait_seconds: float
-    pause_seconds: float
-    """Spent on evaluating and on starting to save after the step before."""
-    link_bytes: int
-    """Bytes sent to peers; merged: by all pods together."""
-    digest: str = ""
-    """sha256 of a pod's state, hex; empty when none was taken and in merged records."""
-    float32_bytes: int = 0
-    """What an exchange in float32 sends at least, counted as link_bytes is."""
-    residual_norm: float | None = None
-    """Of what encoding gradients has lost and carries on, of the pod with the largest; None where
-    nothing is carried on, and on steps where it was not taken."""
-
-    @property
-    def hidden_seconds(self) -> float:
-        """Of the exchange, behind computation."""
-        return max(0.0, self.exchange_seconds - self.exposed_seconds)
-
-
-def finite(value: float | None) -> float | None:
-    """For documents and entries: JSON has no word for what is no number."""
-    return value if value is not None and math.isfinite(value) else None
-
-
-Slots = Callable[[int], Mapping[str, int]]
-"""Of a step, how many microbatch slots each pod has."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class MergedStep:
-    """A step that all pods applied."""
-
-    record: StepRecord
-    digests: Mapping[str, str]
-    """Pod name -> sha256 hex; empty on steps without digests."""
-
-    @property
-    def diverged(self) -> bool:
-        return len(set(self.digests.values())) > 1
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Totals:
-    """Sums over all merged steps, seconds."""
-
-    seconds: float = 0.0
-    exposed_seconds: float = 0.0
-    hidden_seconds: float = 0.0
-    """Of exchanges behind computation; no part of `seconds` beside it."""
-    data_wait_seconds: float = 0.0
-    pause_seconds: float = 0.0
-    link_bytes: int = 0
-    float32_bytes: int = 0
-    link_retries: int = 0
-    """Frames sent again while pods held the job, as of their last heartbeat."""
-    rework_seconds: float = 0.0
-    """Of steps that a rewind undid; no part of the sums above."""
-    recovery_seconds: float = 0.0
-    """From rewinds until steps ran again."""
-
-    def plus(self, records: Sequence[StepRecord]) -> Totals:
-        return dataclasses.replace(
-            self,
-            seconds=self.seconds + sum(r.seconds for r in records),
-            exposed_seconds=self.exposed_seconds + sum(r.exposed_seconds for r in records),
-            hidden_seconds=self.hidden_seconds + sum(r.hidden_seconds for r in records),
-            data_wait_seconds=self.data_wait_seconds + sum(r.data_wait_seconds for r in records),
-            pause_seconds=self.pause_seconds + sum(r.pause_seconds for r in records),
-            link_bytes=self.link_bytes + sum(r.link_bytes for r in records),
-            float32_bytes=self.float32_bytes + sum(r.float32_bytes for r in records),
-        )
-
-    def minus(self, part: Totals) -> Totals:
-        """Without what was added up in `part`."""
-        fields = [field.name for field in dataclasses.fields(self)]
-        return Totals(**{name: getattr(self, name) - getattr(part, name) for name in fields})
-
-    def undone_to(self, mark: Totals) -> Totals:
-        """After everything since `mark` turned out to be for nothing."""
-        return dataclasses.replace(
-            mark,
-            link_bytes=self.link_bytes,
-            float32_bytes=self.float32_bytes,
-            link_retries=self.link_retries,
-            rework_seconds=self.rework_seconds + self.seconds - mark.seconds,
-            recovery_seconds=self.recovery_seconds,
-        )
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
 class Stretch:
     """Steps up to one that waited for its peers, itself included: one where pods exchange after
     every step."""
@@ -153,10 +54,6 @@ class Stretch:
             self.seconds + record.seconds,
             self.exposed_seconds + record.exposed_seconds,
         )
-
-
-Waits = Mapping[str, float]
-"""Pod name -> seconds that it waited for others in earlier steps and that no step was charged."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -184,7 +81,7 @@ class Progress:
     source_sequences: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     """Pod name -> sequences of every source that were trained on through its applied step. No name
     stands for a gang that another controller knew."""
-    totals: Totals = Totals()
+    totals: Totals = dataclasses.field(default_factory=Totals)
     residual_norm: float | None = None
     """The newest."""
     waits_for_link: bool = False
@@ -266,7 +163,7 @@ def completed(
     for number in range(progress.merged + 1, step + 1):
         by_pod = {pod: r for pod, records in held.items() for r in records if r.step == number}
         if by_pod:
-            one, waits = _merge(by_pod, last, slots, waits)
+            one, waits = merging.merge(by_pod, last, slots, waits)
             merged.append(one)
             last = one.record
     return _with_merged(dataclasses.replace(progress, held={}, merged=step), merged), merged
@@ -327,7 +224,7 @@ def report(
         return progress, []
     held = {**progress.held, pod: progress.held[pod] + tuple(fresh)}
     count = min(len(queue) for queue in held.values())
-    merged, waits = _merge_all(held, count, progress.previous, slots, progress.waits)
+    merged, waits = merging.merge_all(held, count, progress.previous, slots, progress.waits)
     further = dataclasses.replace(
         progress,
         applied={**progress.applied, pod: fresh[-1].step},
@@ -392,81 +289,3 @@ def _stretches(
             found.append(stretch)
             stretch = Stretch()
     return tuple(found[-RECENT_STRETCHES:]), stretch
-
-
-def _merge_all(
-    held: Mapping[str, tuple[StepRecord, ...]],
-    count: int,
-    last: StepRecord | None,
-    slots: Slots | None,
-    waits: Waits,
-) -> tuple[list[MergedStep], Waits]:
-    merged: list[MergedStep] = []
-    for index in range(count):
-        by_pod = {pod: queue[index] for pod, queue in held.items()}
-        step, waits = _merge(by_pod, last, slots, waits)
-        merged.append(step)
-        last = step.record
-    return merged, waits
-
-
-def _merge(
-    by_pod: Mapping[str, StepRecord], last: StepRecord | None, slots: Slots | None, waits: Waits
-) -> tuple[MergedStep, Waits]:
-    """Where the time went is the word of the pod that has waited least for the others: they waited
-    for it, or all of them for the link, and what it waited is all that a faster link could save.
-
-    Over several steps, not in this one alone: pods that a link holds up by half a second each may
-    wait a second each in turn, and then one of them waits for nothing in every step. What a pod
-    waited beyond what was charged is kept for the next steps, up to a step's length: a pod that
-    becomes the slow one must not be charged what it saved when it was the fast one.
-
-    A merged step lasts from the last pod's end of the step before to the last pod's end of this
-    one, so that durations of steps sum to wall time; the slowest pod of each step alone would
-    exceed it.
-    """
-    records = list(by_pod.values())
-    digests = {pod: r.digest for pod, r in by_pod.items() if r.digest}
-    waited = {pod: waits.get(pod, 0.0) + r.exposed_seconds for pod, r in by_pod.items()}
-    pace = by_pod[min(by_pod, key=lambda pod: (waited[pod], -by_pod[pod].seconds))]
-    if len(records) == 1:
-        alone = dataclasses.replace(pace, digest="") if pace.digest else pace
-        return MergedStep(alone, digests), {}
-    time = max(r.time for r in records)
-    seconds = max(0.0, time - last.time) if last is not None else pace.seconds
-    exposed = min(min(waited.values()), seconds)
-    rest = {pod: min(each - exposed, seconds) for pod, each in waited.items()}
-    data_wait = min(pace.data_wait_seconds, seconds - exposed)
-    pause = min(pace.pause_seconds, seconds - exposed - data_wait)
-    counts = slots(pace.step) if slots is not None else dict.fromkeys(by_pod, 1)
-    weights = [counts[pod] for pod in by_pod]
-    grad_norms = [r.grad_norm for r in records if r.grad_norm is not None]
-    merged = MergedStep(
-        dataclasses.replace(
-            pace,
-            time=time,
-            loss=_mean([r.loss for r in records], weights),
-            grad_norm=_mean(grad_norms, weights) if len(grad_norms) == len(records) else None,
-            learning_rate=_mean([r.learning_rate for r in records], weights),
-            seconds=seconds,
-            compute_seconds=seconds - exposed - data_wait - pause,
-            exposed_seconds=exposed,
-            data_wait_seconds=data_wait,
-            pause_seconds=pause,
-            link_bytes=sum(r.link_bytes for r in records),
-            float32_bytes=sum(r.float32_bytes for r in records),
-            residual_norm=max(
-                (n for r in records if (n := r.residual_norm) is not None), default=None
-            ),
-            digest="",
-        ),
-        digests,
-    )
-    return merged, rest
-
-
-def _mean(values: Sequence[float], weights: Sequence[int]) -> float:
-    """The weighted mean; where all pods say the same, in the bits that they say it."""
-    if len(set(values)) == 1:
-        return values[0]
-    return sum(v * w for v, w in zip(values, weights, strict=True)) / sum(weights)

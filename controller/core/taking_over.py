@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from controller.core import adapting, commands, healing, letting_go, preparing, saving
 from controller.core.cluster import Assignment, Host, Pod
 from controller.core.job import Job, JobState, Reason
-from controller.core.step import StepRecord, Totals
+from controller.core.record import StepRecord
+from controller.core.totals import Totals
 from controller.core.turn import Entry, Turn
 
 _LOST_CODE = "ControllerRestarted"

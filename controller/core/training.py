@@ -18,6 +18,7 @@ from controller.core import (
 )
 from controller.core.job import Job, JobState, Reason
 from controller.core.liveness import LivenessPolicy
+from controller.core.record import StepRecord
 from controller.core.spikes import Spike, Verdict
 from controller.core.turn import Entry, Turn
 
@@ -95,7 +96,7 @@ def _with_link_news(turn: Turn, job: Job, progress: step.Progress) -> step.Progr
     return dataclasses.replace(progress, waits_for_link=waits)
 
 
-def _meet_spike(turn: Turn, job: Job, record: step.StepRecord, verdict: Verdict) -> bool:
+def _meet_spike(turn: Turn, job: Job, record: StepRecord, verdict: Verdict) -> bool:
     """Whether the job leaves its timeline because of this step."""
     policy = job.spec.spikes
     where = f"step {record.step}: {verdict.reason}"

@@ -14,7 +14,7 @@ from controller.core import errors
 from controller.core.cluster import Assignment, Host, HostRef, Pod, Withheld
 from controller.core.commands import Command
 from controller.core.job import Job
-from controller.core.step import MergedStep
+from controller.core.record import MergedStep
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from controller.core.checkpoint import Saved
 from controller.core.cluster import Host, Pod
 from controller.core.job import Job
 from controller.core.link import LinkConditions
-from controller.core.step import MergedStep, finite
+from controller.core.record import MergedStep, finite
 from controller.core.turn import State
 
 Document = dict[str, Any]

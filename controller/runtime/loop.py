@@ -21,7 +21,7 @@ from controller.core import commands, events, machine, view
 from controller.core.errors import ControllerError
 from controller.core.job import Job
 from controller.core.liveness import LivenessPolicy
-from controller.core.step import MergedStep
+from controller.core.record import MergedStep
 from controller.core.turn import Outcome, State
 from controller.runtime.store import JobRow, Store
 from protos import faults

@@ -18,7 +18,7 @@ from prometheus_client.core import Metric
 
 from controller.core import events
 from controller.core.job import Job
-from controller.core.step import MergedStep
+from controller.core.record import MergedStep
 from controller.core.turn import State
 from controller.runtime.series import families
 

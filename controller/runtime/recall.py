@@ -14,9 +14,11 @@ from controller.core.evaluation import Evaluation, Evaluations
 from controller.core.exchange import ExchangeRule
 from controller.core.job import Begun, Divergence, Healing, Job, JobSpec, JobState, Reason, Setbacks
 from controller.core.program import Program
+from controller.core.record import StepRecord
 from controller.core.sources import DataSource
 from controller.core.spikes import Spike, SpikePolicy
-from controller.core.step import Progress, StepRecord, Totals, taken_over
+from controller.core.step import Progress, taken_over
+from controller.core.totals import Totals
 
 Document = dict[str, Any]
 

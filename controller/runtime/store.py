@@ -24,7 +24,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from controller.config import ConfigError
 from controller.core.cluster import Withheld
 from controller.core.job import FINAL_STATES, Job
-from controller.core.step import StepRecord
+from controller.core.record import StepRecord
 from controller.core.turn import Entry
 from controller.runtime import schema
 from controller.runtime.recall import NEEDS_STEPS, OnRecord, course_document, recall, record_of

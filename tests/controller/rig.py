@@ -24,8 +24,8 @@ from controller.core.evaluation import Part
 from controller.core.link import LinkConditions
 from controller.core.liveness import LivenessPolicy
 from controller.core.program import Program
+from controller.core.record import StepRecord
 from controller.core.sources import DataSource
-from controller.core.step import StepRecord
 from controller.runtime.loop import Loop
 from controller.runtime.metrics import Metrics
 from controller.runtime.store import Store

@@ -19,7 +19,7 @@ from controller.core.choosing import (
     judge,
 )
 from controller.core.exchange import ExchangeRule
-from controller.core.step import StepRecord
+from controller.core.record import StepRecord
 
 GRADIENT_BYTES = 2_000_000
 COMPUTE_SECONDS = 0.4

@@ -18,8 +18,8 @@ from controller.core.cluster import Assignment, HostRef, Inventory
 from controller.core.job import Job, JobSpec, JobState
 from controller.core.liveness import LivenessPolicy
 from controller.core.program import Program
+from controller.core.record import StepRecord
 from controller.core.sources import DataSource
-from controller.core.step import StepRecord
 from controller.core.turn import Outcome, State
 
 PROGRAM = Program("sha256:" + "ab" * 32, 2_000_000, 12e6, 13e6, 8_000_000)

@@ -12,8 +12,8 @@ from controller.core.cluster import Assignment, Traffic
 from controller.core.evaluation import Part
 from controller.core.exchange import ExchangeRule
 from controller.core.link import LinkConditions
+from controller.core.record import StepRecord
 from controller.core.sources import DataSource
-from controller.core.step import StepRecord
 from controller.runtime import codec
 from protos import control_pb2 as pb
 from tests.controller.core.world import ref

@@ -17,9 +17,9 @@ from controller.core.errors import InvalidTransition, JobIsLive, UnknownJob
 from controller.core.evaluation import Part
 from controller.core.job import Job, JobState, Reason
 from controller.core.liveness import LivenessPolicy
+from controller.core.record import MergedStep
 from controller.core.sources import DataSource
 from controller.core.spikes import SpikePolicy
-from controller.core.step import MergedStep
 from controller.runtime.loop import Loop
 from controller.runtime.store import Store
 from tests.controller.core.world import PROGRAM, attached, inventory, record, ref, spec
