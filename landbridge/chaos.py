@@ -250,7 +250,7 @@ def _outcome(
         else sum(kill.recovered_seconds is not None for kill in killed),
         "digest_equal": succeeded and len(digests) == 1 and None not in digests,
         "steps_equal": _curve(client, undisturbed["id"]) == _curve(client, job["id"]),
-        "steps_recomputed": sum(e["data"].get("rerun", 0) for e in of_job),
+        "steps_recomputed": job["steps_recomputed"],
         "detection_seconds": _spread([kill.detected_seconds for kill in killed]),
         "recovery_seconds": _spread([kill.recovered_seconds for kill in killed]),
         "goodput": job["goodput"],

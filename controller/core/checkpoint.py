@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from controller.core.batch import Range
 from controller.core.commands import CheckpointId
-from controller.core.totals import Totals
+from controller.core.totals import Durations
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -34,6 +34,8 @@ class Saved:
     """Of the steps before, to judge the next one by."""
     evaluation_loss: float | None = None
     """On held-out text, when that was evaluated after this step."""
+    timeline: Durations = dataclasses.field(default_factory=Durations)
+    """Of the steps up to it that count."""
 
     @property
     def id(self) -> CheckpointId:
@@ -78,7 +80,7 @@ class Mark:
     """How things stood after a step of which there is, or will be, a checkpoint."""
 
     losses: tuple[float, ...]
-    totals: Totals
+    timeline: Durations
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from controller.core.job import Job
-from controller.core.totals import Totals
+from controller.core.account import Category, Phase
+from controller.core.job import Job, JobState
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -50,32 +50,67 @@ def step_seconds(job: Job) -> StepSeconds | None:
 
 
 def time_seconds(job: Job, now: float) -> dict[str, float]:
-    """Wall time since admission by category, none below zero.
-
-    They sum to the wall time, or to what the hosts measured where that is more: their clocks may be
-    ahead of ours.
-    """
-    if job.admitted_at is None:
+    """Wall time from its first admission to its end, or to `now`, by category of
+    controller.core.account; empty before admission."""
+    since = _since(job)
+    if since is None:
         return {}
-    end = job.finished_at if job.finished_at is not None else now
-    wall = max(0.0, end - job.admitted_at)
-    startup = max(0.0, (job.started_at if job.started_at is not None else end) - job.admitted_at)
-    totals = job.progress.totals if job.progress else Totals()
-    waited = totals.exposed_seconds + totals.data_wait_seconds + totals.pause_seconds
-    spent = {
-        "startup": startup,
-        "compute": max(0.0, totals.seconds - waited),
-        "exposed_exchange": totals.exposed_seconds,
-        "data_wait": totals.data_wait_seconds,
-        "evaluation_and_checkpoint": totals.pause_seconds,
-        "rework": totals.rework_seconds,
-        "recovery": totals.recovery_seconds,
-    }
-    return {**spent, "idle": max(0.0, wall - sum(spent.values()))}
+    return job.account.seconds(since, now, job.totals, _rest(job))
+
+
+def passed_seconds(job: Job, now: float) -> dict[str, float]:
+    """The same for counters: no figure ever falls, and what is not told apart yet is left out."""
+    since = _since(job)
+    return job.account.passed_seconds(since, now, job.totals) if since is not None else {}
 
 
 def goodput(job: Job, now: float) -> float | None:
-    """Share of the time since admission that was spent computing steps that counted."""
+    """Share of the time since its first admission that was spent computing steps that count."""
     spent = time_seconds(job, now)
     wall = sum(spent.values())
-    return spent["compute"] / wall if wall > 0 else None
+    return spent[Category.PRODUCTIVE] / wall if wall > 0 else None
+
+
+def booked(job: Job, now: float) -> Job:
+    """The job after a turn, with its time up to now booked if it is at something else since."""
+    account, since = job.account, _since(job)
+    phase = _phase(job)
+    if since is None or (phase is account.phase and account.cause is None):
+        return job
+    cause = account.cause
+    if cause is not None and account.phase in (Phase.STARTUP, Phase.RUNNING):
+        times = account.recoveries.get(cause, 0) + 1
+        recoveries = {**account.recoveries, cause: times}
+        account = dataclasses.replace(account, recoveries=recoveries)
+    if phase is not account.phase:
+        account = account.moved(phase, since, now, job.totals, _rest(job))
+    return dataclasses.replace(job, account=dataclasses.replace(account, cause=None))
+
+
+def _since(job: Job) -> float | None:
+    """From when on its time is to be booked."""
+    return job.admitted_at if job.account.until is None else job.account.until
+
+
+def _phase(job: Job) -> Phase | None:
+    before, is_interrupted = job.account.phase, job.account.cause is not None
+    if job.is_final or job.admitted_at is None:
+        return None
+    if job.state is JobState.RUNNING:
+        return Phase.RUNNING
+    if job.state is JobState.CANCELLING:
+        return Phase.RUNNING if before is Phase.RUNNING else Phase.IDLE
+    if is_interrupted or before in (Phase.RUNNING, Phase.RECOVERY):
+        return Phase.RECOVERY
+    waits = job.state in (JobState.PENDING, JobState.SUSPENDED)
+    return Phase.SUSPENDED if waits else Phase.STARTUP
+
+
+def _rest(job: Job) -> Category:
+    """What time was for that no step took."""
+    progress, spec = job.progress, job.spec
+    if job.account.phase is Phase.RECOVERY:
+        return Category.RECOVERY
+    if progress and progress.is_complete and (spec.checkpoint_every or spec.evaluate_every):
+        return Category.CHECKPOINT
+    return Category.IDLE

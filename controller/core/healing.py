@@ -25,6 +25,7 @@ from controller.core.cluster import Assignment, Pod, PodState
 from controller.core.commands import CheckpointId
 from controller.core.job import Begun, Healing, Job, JobState, Move, Reason, Setbacks
 from controller.core.liveness import LivenessPolicy, gathering_grace
+from controller.core.totals import durations
 from controller.core.turn import Entry, Turn
 
 MOST_SETBACKS_IN_A_ROW = 5
@@ -174,6 +175,7 @@ def gather(
         suspicion=None,
         hang=None,
         healing=Healing(since, turn.now, cause, still_growing),
+        account=job.account.interrupted(cause.code),
     )
     kind = "job.growing" if is_growing else "job.recovering"
     turn.put_job(job, Entry(kind, cause.message, job.id, lost, data={"code": cause.code}))
@@ -324,14 +326,14 @@ def _placed(job: Job, standing: Sequence[Pod], newcomers: Sequence[Pod]) -> list
 def _completed(turn: Turn, job: Job, after: int) -> Job | None:
     """The job with all steps up to `after` counted; None when one of those has to be met."""
     assert job.progress is not None
-    totals = job.progress.totals
+    timeline = job.progress.totals.timeline
     progress, merged = step.completed(job.progress, after, job.slots)
     for complete in merged:
         record = complete.record
-        totals = totals.plus([record])
+        timeline = timeline.plus(durations([record]))
         if spikes.judge(job.spec.spikes, job.losses, record.loss, record.grad_norm).is_spike:
             return None
-        job = saving.remembering(job, record, totals)
+        job = saving.remembering(job, record, timeline)
     job = dataclasses.replace(job, progress=progress)
     turn.measure(job, merged)
     return job

@@ -12,6 +12,7 @@ import enum
 from collections.abc import Mapping
 
 from controller.core import batch, errors
+from controller.core.account import Account
 from controller.core.batch import BatchPhase, Range
 from controller.core.checkpoint import Checkpoints, Origin
 from controller.core.choosing import Choice, ChoicePolicy
@@ -21,6 +22,7 @@ from controller.core.program import Program, slot_ranges
 from controller.core.sources import DataSource
 from controller.core.spikes import Spike, SpikePolicy
 from controller.core.step import Progress
+from controller.core.totals import Totals
 
 
 class JobState(enum.StrEnum):
@@ -279,7 +281,10 @@ class Job:
     healing: Healing | None = None
     divergence: Divergence | None = None
     setbacks: Setbacks = Setbacks()
+    account: Account = dataclasses.field(default_factory=Account)
+    """Where its time went."""
     admitted_at: float | None = None
+    """For the first time; its time is counted from then on."""
     started_at: float | None = None
     rewound_at: float | None = None
     """Since when it goes back to a checkpoint; None while it does not."""
@@ -306,6 +311,11 @@ class Job:
         if self.spec.choice is None:
             return self.spec.exchange
         return self.spec.choice.candidates[self.choosing.index if self.choosing else 0].rule
+
+    @property
+    def totals(self) -> Totals:
+        """Sums over the steps of all attempts."""
+        return self.progress.totals if self.progress else self.account.totals
 
     def slots(self, step: int) -> dict[str, int]:
         """How many every pod of the gang has of a step."""

@@ -31,6 +31,7 @@ def restart(turn: Turn, job: Job, reason: Reason) -> None:
         job.moved(Move.REQUEUE, reason),
         attempt=job.attempt + 1,
         healing=None,
+        account=job.account.interrupted(reason.code),
     )
     before = job.progress.merged if job.progress else 0
     rerun = max(0, before - (newest.step if newest else 0))

@@ -30,9 +30,11 @@ from controller.core import (
     taking_over,
     training,
 )
+from controller.core.checkpoint import Saved
 from controller.core.cluster import Assignment
 from controller.core.job import Job, JobState, Move, Reason
 from controller.core.liveness import LivenessPolicy
+from controller.core.totals import Durations, Totals
 from controller.core.turn import Entry, Outcome, State, Turn
 
 Handler = Callable[[Turn, Any, LivenessPolicy], None]
@@ -84,8 +86,13 @@ def _job_reloaded(turn: Turn, event: events.JobReloaded, _policy: LivenessPolicy
         taking_over.reloaded(turn, job, event.records)
     else:
         reason = Reason("ControllerRestarted", "the controller restarted; the job starts over")
-        job = dataclasses.replace(job.moved(Move.REQUEUE, reason), attempt=job.attempt + 1)
-        turn.put_job(job, Entry("job.requeued", reason.message, job.id))
+        job = dataclasses.replace(
+            job.moved(Move.REQUEUE, reason),
+            attempt=job.attempt + 1,
+            account=job.account.interrupted(reason.code),
+        )
+        data = {"code": reason.code}
+        turn.put_job(job, Entry("job.requeued", reason.message, job.id, data=data))
     turn.availability_changed = True
 
 
@@ -156,7 +163,8 @@ def _admit(turn: Turn, job: Job, verdict: gang.Admission) -> None:
         job.moved(Move.ADMIT, verdict.reason),
         generation=job.generation + 1,
         gang=verdict.gang,
-        admitted_at=turn.now,
+        admitted_at=turn.now if job.admitted_at is None else job.admitted_at,
+        account=dataclasses.replace(job.account, totals=_totals_from(job, newest)),
         healing=None,
         checkpoints=job.checkpoints.begun_anew(),
         progress=None,
@@ -166,12 +174,21 @@ def _admit(turn: Turn, job: Job, verdict: gang.Admission) -> None:
         losses=newest.losses if newest else origin.losses if origin else (),
         evaluations=job.evaluations.begun_anew(newest.step if newest else 0),
     )
-    turn.put_job(job, Entry("job.admitted", verdict.reason.message, job.id))
+    data = {"attempt": job.attempt, "generation": job.generation, "pods": verdict.gang}
+    turn.put_job(job, Entry("job.admitted", verdict.reason.message, job.id, data=data))
     assignment = Assignment(job.id, job.generation)
     for pod in verdict.gang:
         turn.put_pod(dataclasses.replace(turn.pods[pod], assignment=assignment))
     platform = turn.pods[verdict.gang[0]].inventories[0].platform
     turn.order(commands.LowerProgram(assignment, job.spec.program_request, platform))
+
+
+def _totals_from(job: Job, newest: Saved | None) -> Totals:
+    """What an attempt goes on with: steps after the newest checkpoint have been for nothing."""
+    after, mark = (newest.step, newest.timeline) if newest else (0, Durations())
+    if job.progress is None:
+        return job.totals.undone_to(mark)
+    return job.progress.undone_to(after, mark).totals
 
 
 _HANDLERS: dict[type, Handler] = {

@@ -43,7 +43,8 @@ def merge(
     Over several steps, not in this one alone: pods that a link holds up by half a second each may
     wait a second each in turn, and then one of them waits for nothing in every step. What a pod
     waited beyond what was charged is kept for the next steps, up to a step's length: a pod that
-    becomes the slow one must not be charged what it saved when it was the fast one.
+    becomes the slow one must not be charged what it saved when it was the fast one. What is left
+    over is no link's: the pod with most of it is the fastest, and waits for the slowest.
 
     A merged step lasts from the last pod's end of the step before to the last pod's end of this
     one, so that durations of steps sum to wall time; the slowest pod of each step alone would
@@ -59,9 +60,12 @@ def merge(
     time = max(r.time for r in records)
     seconds = max(0.0, time - last.time) if last is not None else pace.seconds
     exposed = min(min(waited.values()), seconds)
-    rest = {pod: min(each - exposed, seconds) for pod, each in waited.items()}
     data_wait = min(pace.data_wait_seconds, seconds - exposed)
     pause = min(pace.pause_seconds, seconds - exposed - data_wait)
+    left = {pod: waited[pod] - exposed - _charged(pace, r) for pod, r in by_pod.items()}
+    compute = seconds - exposed - data_wait - pause
+    straggler = min(max(0.0, max(left.values()) - seconds), compute)
+    rest = {pod: min(max(0.0, each), seconds) for pod, each in left.items()}
     counts = slots(pace.step) if slots is not None else dict.fromkeys(by_pod, 1)
     weights = [counts[pod] for pod in by_pod]
     grad_norms = [r.grad_norm for r in records if r.grad_norm is not None]
@@ -73,10 +77,11 @@ def merge(
             grad_norm=_mean(grad_norms, weights) if len(grad_norms) == len(records) else None,
             learning_rate=_mean([r.learning_rate for r in records], weights),
             seconds=seconds,
-            compute_seconds=seconds - exposed - data_wait - pause,
+            compute_seconds=compute,
             exposed_seconds=exposed,
             data_wait_seconds=data_wait,
             pause_seconds=pause,
+            straggler_seconds=straggler,
             link_bytes=sum(r.link_bytes for r in records),
             float32_bytes=sum(r.float32_bytes for r in records),
             residual_norm=max(
@@ -87,6 +92,13 @@ def merge(
         digests,
     )
     return merged, rest
+
+
+def _charged(pace: StepRecord, record: StepRecord) -> float:
+    """Of what a pod waited, what the step is charged as the slow pod's reading, evaluating or
+    saving."""
+    data_wait = max(0.0, pace.data_wait_seconds - record.data_wait_seconds)
+    return data_wait + max(0.0, pace.pause_seconds - record.pause_seconds)
 
 
 def _mean(values: Sequence[float], weights: Sequence[int]) -> float:

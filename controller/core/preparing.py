@@ -11,7 +11,6 @@ from controller.core.job import Healing, Job, JobState, Move, Reason
 from controller.core.link_shares import link_shares, rates_of
 from controller.core.liveness import LivenessPolicy
 from controller.core.program import slot_ranges
-from controller.core.totals import Totals
 from controller.core.turn import Entry, Turn
 
 
@@ -90,7 +89,13 @@ def program_ready(turn: Turn, event: events.ProgramReady, _policy: LivenessPolic
     elif job.data_digest not in (None, event.dataset_digest):
         letting_go.fail(turn, job, Reason("DataChanged", _changed(job, event.dataset_digest)))
     else:
-        job = dataclasses.replace(job, data_digest=event.dataset_digest, sources=event.sources)
+        job = dataclasses.replace(
+            job,
+            data_digest=event.dataset_digest,
+            sources=event.sources,
+            # All others waited for the one that is ready last.
+            account=dataclasses.replace(job.account, compile_seconds=event.compile_seconds),
+        )
         if job.healing is None:
             _start(turn, job, _target_steps(turn, job, event.data_steps))
         else:
@@ -133,11 +138,7 @@ def _target_steps(turn: Turn, job: Job, data_steps: int) -> int:
 def _start(turn: Turn, job: Job, target_steps: int) -> None:
     place = _place(job)
     after = place.checkpoint.step if place else 0
-    totals = job.progress.totals if job.progress else Totals()
-    if job.rewound_at is not None:
-        recovery = totals.recovery_seconds + max(0.0, turn.now - job.rewound_at)
-        totals = dataclasses.replace(totals, recovery_seconds=recovery)
-    progress = step.begin(target_steps, job.gang, after, totals)
+    progress = step.begin(target_steps, job.gang, after, job.totals)
     start = f"goes on after step {after}" if after else "starts"
     message = f"all hosts are ready; training {start}"
     data = {"step": after, "attempt": job.attempt, "is_rewound": job.rewound_at is not None}
@@ -153,11 +154,8 @@ def _go_on(turn: Turn, job: Job, healing: Healing) -> None:
     """All members hold the state of the last merged step."""
     assert job.progress is not None
     after, seconds = job.progress.merged, max(0.0, turn.now - healing.since)
-    totals = job.progress.totals
-    totals = dataclasses.replace(totals, recovery_seconds=totals.recovery_seconds + seconds)
-    resume = _resume(job)
-    progress = dataclasses.replace(job.progress, totals=totals)
-    job = _running(turn, dataclasses.replace(job, progress=progress, healing=None))
+    resume, progress = _resume(job), job.progress
+    job = _running(turn, dataclasses.replace(job, healing=None))
     pods = ", ".join(job.gang)
     message = f"{pods} go on after step {after}, {seconds:.1f} s after: {healing.cause.message}"
     data = {

@@ -34,6 +34,8 @@ class StepRecord:
     residual_norm: float | None = None
     """Of what encoding gradients has lost and carries on, of the pod with the largest; None where
     nothing is carried on, and on steps where it was not taken."""
+    straggler_seconds: float = 0.0
+    """Merged: of `compute_seconds`, what the fastest pods waited for the slowest."""
 
     @property
     def hidden_seconds(self) -> float:

@@ -16,7 +16,7 @@ from controller.core.job import Job, JobState, Move, Reason
 from controller.core.liveness import LivenessPolicy
 from controller.core.record import finite
 from controller.core.spikes import Spike
-from controller.core.totals import Totals
+from controller.core.totals import Durations
 from controller.core.turn import Entry, Turn
 
 
@@ -73,7 +73,6 @@ def _rewind(turn: Turn, job: Job, spike: Spike, target: Saved | None) -> None:
     count = _sequences(job, begins, begins + policy.skip_steps)
     start = batch.advance(job.skipped, position, kept)
     gone = [saved for saved in job.checkpoints.saved if saved.step > after]
-    mark = job.checkpoints.marks.get(after)
     message = (
         f"{spike.what}; back to step {after}, and past {policy.skip_steps} batches from that of "
         f"step {begins + 1} on"
@@ -84,7 +83,7 @@ def _rewind(turn: Turn, job: Job, spike: Spike, target: Saved | None) -> None:
     job = dataclasses.replace(
         job.moved(Move.REWIND, Reason("Rewinding", message)),
         generation=job.generation + 1,
-        progress=progress.undone_to(after, mark.totals if mark else Totals()),
+        progress=progress.undone_to(after, target.timeline if target else Durations()),
         checkpoints=job.checkpoints.discarded(gone).begun_anew(),
         skipped=batch.skip(job.skipped, start, count),
         rewinds=job.rewinds + 1,
@@ -92,6 +91,7 @@ def _rewind(turn: Turn, job: Job, spike: Spike, target: Saved | None) -> None:
         losses=losses,
         evaluations=job.evaluations.begun_anew(after),
         rewound_at=turn.now,
+        account=job.account.interrupted("Spike"),
     )
     data = {
         "step": spike.step,

@@ -16,7 +16,7 @@ from controller.core.commands import CheckpointId
 from controller.core.job import Job, JobState, Move, Reason
 from controller.core.liveness import LivenessPolicy
 from controller.core.record import StepRecord
-from controller.core.totals import Totals
+from controller.core.totals import Durations
 from controller.core.turn import Entry, Turn
 
 
@@ -29,12 +29,12 @@ def is_due(job: Job, step: int) -> bool:
     return is_last or step % every == 0 or step in job.checkpoints.requested
 
 
-def remembering(job: Job, record: StepRecord, totals: Totals) -> Job:
-    """With what later decisions need of a step; `totals` are the sums through it."""
+def remembering(job: Job, record: StepRecord, timeline: Durations) -> Job:
+    """With what later decisions need of a step; `timeline` is that through it."""
     losses = spikes.remember(job.spec.spikes, job.losses, record.loss)
     checkpoints = job.checkpoints
     if is_due(job, record.step):
-        checkpoints = checkpoints.marked(record.step, Mark(losses, totals))
+        checkpoints = checkpoints.marked(record.step, Mark(losses, timeline))
     return dataclasses.replace(job, losses=losses, checkpoints=checkpoints)
 
 
@@ -126,6 +126,7 @@ def checkpoint_published(
         any_part.data_position,
         mark.losses,
         evaluation.loss if evaluation and math.isfinite(evaluation.loss) else None,
+        mark.timeline,
     )
     checkpoints = job.checkpoints.published(saved)
     gone = checkpoint.superfluous(
@@ -179,7 +180,11 @@ def restore_failed(turn: Turn, event: events.RestoreFailed, _policy: LivenessPol
     then = f"step {before.step} is tried" if before else f"the job starts {start}"
     reason = Reason("CheckpointDamaged", f"{event.host}: {event.message}; {then}")
     turn.put_job(
-        dataclasses.replace(job.moved(Move.REQUEUE, reason), checkpoints=checkpoints),
+        dataclasses.replace(
+            job.moved(Move.REQUEUE, reason),
+            checkpoints=checkpoints,
+            account=job.account.interrupted(reason.code),
+        ),
         Entry("checkpoint.damaged", reason.message, job.id, data={"step": newest.step}),
     )
     letting_go.let_go(turn, job, reason.message)

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from controller.core import merging
 from controller.core.merging import Slots, Waits
 from controller.core.record import MergedStep, StepRecord
-from controller.core.totals import Totals
+from controller.core.totals import Durations, Totals
 
 WINDOW_STEPS = 64
 """Steps granted ahead at least. At PaLM's 17 s a step it is 18 minutes in which the controller may
@@ -88,21 +88,15 @@ class Progress:
     """Whether people were told that the link holds the job up (controller.core.exposure)."""
 
     @property
-    def compression_ratio(self) -> float | None:
-        """What float32 would have sent at least over what was sent; None before anything was."""
-        sent = self.totals.link_bytes
-        return self.totals.float32_bytes / sent if sent and self.totals.float32_bytes else None
-
-    @property
     def seen(self) -> tuple[int, ...] | None:
         """Sequences of every source that were trained on through the last merged step; None before
         the first report."""
         slowest = min(self.applied, key=self.applied.__getitem__, default="")
         return self.source_sequences.get(slowest) or None
 
-    def undone_to(self, step: int, mark: Totals) -> Progress:
-        """After everything since `step`, where the sums were `mark`, turned out to be for nothing;
-        no pod may run before the next beginning."""
+    def undone_to(self, step: int, mark: Durations) -> Progress:
+        """After everything since `step`, where the timeline was `mark`, turned out to be for
+        nothing; no pod may run before the next beginning."""
         return dataclasses.replace(
             self,
             merged=step,
@@ -113,7 +107,7 @@ class Progress:
             stretches=(),
             stretch=Stretch(),
             source_sequences={},
-            totals=self.totals.undone_to(mark),
+            totals=self.totals.undone_to(mark, _unfinished(self.held, self.merged)),
         )
 
     @property
@@ -166,7 +160,10 @@ def completed(
             one, waits = merging.merge(by_pod, last, slots, waits)
             merged.append(one)
             last = one.record
-    return _with_merged(dataclasses.replace(progress, held={}, merged=step), merged), merged
+    done = _with_merged(dataclasses.replace(progress, held={}, merged=step), merged)
+    again = _unfinished(progress.held, step)
+    totals = done.totals.undone_to(done.totals.timeline, again)
+    return dataclasses.replace(done, totals=totals), merged
 
 
 def resumed(progress: Progress, pods: Sequence[str]) -> Progress:
@@ -270,6 +267,16 @@ def _with_merged(progress: Progress, merged: Sequence[MergedStep]) -> Progress:
             progress.residual_norm,
         ),
     )
+
+
+def _unfinished(held: Mapping[str, Sequence[StepRecord]], after: int) -> list[StepRecord]:
+    """Steps after this one that some pods applied and that are for nothing."""
+    numbers = sorted({r.step for records in held.values() for r in records if r.step > after})
+    each = [
+        {pod: r for pod, records in held.items() for r in records if r.step == number}
+        for number in numbers
+    ]
+    return [merging.merge(by_pod, None, None, {})[0].record for by_pod in each]
 
 
 def _window_steps(progress: Progress, least_steps: int) -> int:

@@ -15,7 +15,7 @@ from controller.core import adapting, commands, healing, letting_go, preparing, 
 from controller.core.cluster import Assignment, Host, Pod
 from controller.core.job import Job, JobState, Reason
 from controller.core.record import StepRecord
-from controller.core.totals import Totals
+from controller.core.totals import durations
 from controller.core.turn import Entry, Turn
 
 _LOST_CODE = "ControllerRestarted"
@@ -28,10 +28,10 @@ def reloaded(turn: Turn, job: Job, records: Sequence[StepRecord]) -> None:
     if job.progress is not None:
         newest = job.checkpoints.newest
         later = [r for r in records if newest is None or r.step > newest.step]
-        totals = job.progress.totals.minus(Totals().plus(later))
+        timeline = job.progress.totals.timeline.minus(durations(later))
         for record in later:
-            totals = totals.plus([record])
-            job = saving.remembering(job, record, totals)
+            timeline = timeline.plus(durations([record]))
+            job = saving.remembering(job, record, timeline)
     reason = Reason("ControllerRestarted", "waits for its hosts to come back to the controller")
     job = dataclasses.replace(job, reason=reason, awaited_since=turn.now)
     turn.put_job(job, Entry("job.awaited", reason.message, job.id))

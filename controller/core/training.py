@@ -20,6 +20,7 @@ from controller.core.job import Job, JobState, Reason
 from controller.core.liveness import LivenessPolicy
 from controller.core.record import StepRecord
 from controller.core.spikes import Spike, Verdict
+from controller.core.totals import durations
 from controller.core.turn import Entry, Turn
 
 
@@ -30,7 +31,7 @@ def steps_applied(turn: Turn, event: events.StepsApplied, _policy: LivenessPolic
     before = job.progress
     pod, seen = event.host.pod, event.source_sequences
     progress, merged = step.report(before, pod, event.records, seen, job.slots)
-    totals = before.totals
+    timeline = before.totals.timeline
     if merged and job.setbacks.in_a_row:
         setbacks = dataclasses.replace(job.setbacks, in_a_row=0)
         job = dataclasses.replace(job, setbacks=setbacks)
@@ -47,11 +48,11 @@ def steps_applied(turn: Turn, event: events.StepsApplied, _policy: LivenessPolic
             digest = next(iter(complete.digests.values()))
             job = divergence.agreed(turn, job, complete.record.step, digest)
         record = complete.record
-        totals = totals.plus([record])
+        timeline = timeline.plus(durations([record]))
         verdict = spikes.judge(job.spec.spikes, job.losses, record.loss, record.grad_norm)
         if verdict.is_spike and _meet_spike(turn, job, record, verdict):
             return
-        job = saving.remembering(job, record, totals)
+        job = saving.remembering(job, record, timeline)
     turn.measure(job, ())
     if progress.is_complete:
         saving.finish(turn, job)

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from controller.core import errors
+from controller.core import errors, goodput
 from controller.core.cluster import Assignment, Host, HostRef, Pod, Withheld
 from controller.core.commands import Command
 from controller.core.job import Job
@@ -142,6 +142,10 @@ class Turn:
         self._entries.append(entry)
 
     def outcome(self) -> Outcome:
+        for job_id, job in self._decided.items():
+            self._decided[job_id] = goodput.booked(job, self.now)
+            if job_id in self._jobs:
+                self._jobs[job_id] = goodput.booked(self._jobs[job_id], self.now)
         return Outcome(
             state=State(self._pods, self._jobs, self.ticked_at),
             commands=tuple(self._commands),

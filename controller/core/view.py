@@ -30,9 +30,12 @@ _LATER: Document = {
     "float32_bytes": None,
     "hidden_seconds": None,
     "link_retries": None,
+    "recoveries": {},
     "residual_norm": None,
     "rewinds": 0,
+    "setbacks": 0,
     "skipped": [],
+    "steps_recomputed": None,
     "warnings": [],
 }
 """Fields that jobs did not have from the first."""
@@ -40,7 +43,7 @@ _LATER: Document = {
 
 def job_document(job: Job, state: State, now: float) -> Document:
     """One job as GET /api/v1/jobs/{id} answers it."""
-    program, progress = job.program, job.progress
+    program, progress, totals = job.program, job.progress, job.totals
     last = progress.last if progress else None
     rate = goodput.tokens_per_second(job)
     seconds = goodput.step_seconds(job)
@@ -80,12 +83,15 @@ def job_document(job: Job, state: State, now: float) -> Document:
         "bundle": program.digest if program else None,
         "goodput": goodput.goodput(job, now),
         "time_seconds": goodput.time_seconds(job, now),
-        "link_bytes": progress.totals.link_bytes if progress else 0,
-        "float32_bytes": progress.totals.float32_bytes if progress else 0,
-        "compression_ratio": progress.compression_ratio if progress else None,
-        "exposed_seconds": progress.totals.exposed_seconds if progress else 0.0,
-        "hidden_seconds": progress.totals.hidden_seconds if progress else 0.0,
-        "link_retries": progress.totals.link_retries if progress else 0,
+        "steps_recomputed": totals.rerun_steps,
+        "setbacks": job.setbacks.total,
+        "recoveries": dict(job.account.recoveries),
+        "link_bytes": totals.link_bytes,
+        "float32_bytes": totals.float32_bytes,
+        "compression_ratio": totals.compression_ratio,
+        "exposed_seconds": totals.timeline.exposed_seconds,
+        "hidden_seconds": totals.timeline.hidden_seconds,
+        "link_retries": totals.link_retries,
         "residual_norm": finite(progress.residual_norm) if progress else None,
         "warnings": [dataclasses.asdict(w) for w in exposure.warnings(job, state.pods)],
         "data": _data(job),
@@ -142,6 +148,7 @@ def step_document(step: MergedStep, job: Job) -> Document:
         "hidden_seconds": record.hidden_seconds,
         "data_wait_seconds": record.data_wait_seconds,
         "pause_seconds": record.pause_seconds,
+        "straggler_seconds": record.straggler_seconds,
         "tokens_per_second": rate,
         "mfu": utilisation_of(job, rate, "model_flops_per_token"),
         "link_bytes": record.link_bytes,
@@ -264,9 +271,9 @@ def _evaluation(job: Job) -> Document | None:
 
 
 def _checkpoint_document(saved: Saved) -> Document:
-    """Without the losses that spikes are judged by, which are in the steps."""
+    """Without the losses that spikes are judged by, which are in the steps, nor their time."""
     document = dataclasses.asdict(saved)
-    del document["losses"]
+    del document["losses"], document["timeline"]
     return document
 
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from controller.core.account import Account, Phase
 from controller.core.batch import BatchPhase, Range
 from controller.core.checkpoint import Checkpoints, Origin, Saved
 from controller.core.choosing import Candidate, Choice, ChoicePolicy, Departure
@@ -18,9 +19,12 @@ from controller.core.record import StepRecord
 from controller.core.sources import DataSource
 from controller.core.spikes import Spike, SpikePolicy
 from controller.core.step import Progress, taken_over
-from controller.core.totals import Totals
+from controller.core.totals import Durations, Totals, durations
 
 Document = dict[str, Any]
+
+_DURATIONS = ("timeline", "undone", "rerun")
+"""Fields of Totals."""
 
 _MAY_BE_INFINITE = ("loss", "learning_rate")
 """Absent from a step document where they were no finite numbers."""
@@ -58,13 +62,12 @@ def recall(row: Mapping[Any, Any], on_record: OnRecord) -> Job:
         generation=row["generation"],
         **_course(row["course"]),
     )
+    job = dataclasses.replace(job, admitted_at=document.get("admitted_at"))
     if job.state is JobState.PENDING:
         return job
-    job = dataclasses.replace(
-        job, admitted_at=document["admitted_at"], started_at=document["started_at"]
-    )
+    job = dataclasses.replace(job, started_at=document["started_at"])
     if job.state in _RECOVERABLE:
-        flops, decided = document["flops"], Totals(**row["course"]["totals"])
+        flops, decided = document["flops"], row["course"].get("merged", 0)
         return dataclasses.replace(
             job,
             progress=_taken_over(job, document, on_record, decided),
@@ -93,7 +96,7 @@ def course_document(job: Job) -> Document:
         "setbacks": dataclasses.asdict(job.setbacks),
         "spike": dataclasses.asdict(job.spike) if job.spike else None,
         "merged": job.progress.merged if job.progress else 0,
-        "totals": dataclasses.asdict(job.progress.totals) if job.progress else {},
+        "account": dataclasses.asdict(dataclasses.replace(job.account, totals=job.totals)),
         "data_digest": job.data_digest,
         "sources": [dataclasses.asdict(source) for source in job.sources],
     }
@@ -102,7 +105,13 @@ def course_document(job: Job) -> Document:
 def _course(document: Document) -> dict[str, Any]:
     """Fields of Job. A row written before there were courses has none."""
     saved = [
-        Saved(**{**fields, "losses": tuple(fields["losses"])})
+        Saved(
+            **{
+                **fields,
+                "losses": tuple(fields["losses"]),
+                "timeline": Durations(**fields.get("timeline", {})),
+            }
+        )
         for fields in document.get("checkpoints", ())
     ]
     program, spike = document.get("program"), document.get("spike")
@@ -119,10 +128,19 @@ def _course(document: Document) -> dict[str, Any]:
         "healing": _healing(document.get("healing")),
         "divergence": Divergence(**differed) if (differed := document.get("divergence")) else None,
         "setbacks": Setbacks(**document.get("setbacks", {})),
+        "account": _account(document.get("account", {})),
         "spike": Spike(**spike) if spike else None,
         "data_digest": document.get("data_digest"),
         "sources": tuple(DataSource(**fields) for fields in document.get("sources", ())),
     }
+
+
+def _account(document: Document) -> Account:
+    totals = document.get("totals", {})
+    sums = {name: Durations(**totals[name]) for name in _DURATIONS if name in totals}
+    phase = document.get("phase")
+    nested = {"phase": Phase(phase) if phase else None, "totals": Totals(**{**totals, **sums})}
+    return Account(**{**document, **nested})
 
 
 def _choosing(candidate: int | None, first_step: int | None) -> Choice | None:
@@ -176,12 +194,23 @@ def _ranges(pairs: Iterable[Sequence[int]]) -> tuple[Range, ...]:
     return tuple((first, end) for first, end in pairs)
 
 
-def _taken_over(job: Job, document: Document, on_record: OnRecord, decided: Totals) -> Progress:
-    """Sums are those of the last decision and of the steps since."""
+def _taken_over(job: Job, document: Document, on_record: OnRecord, decided: int) -> Progress:
+    """Sums are those of the last decision, which was made after step `decided`, and of the steps
+    since. Of those that had been run before, as many are known as `newest` has."""
     records = [record_of(step) for step in on_record.newest]
-    since = {name: getattr(decided, name) + more for name, more in on_record.sums.items()}
-    totals = dataclasses.replace(decided, **since)
     merged = records[-1].step if records else document["step"]
+    known, sums = job.account.totals, on_record.sums
+    again = [r for r in records if decided < r.step <= known.furthest]
+    since = Durations(**{f.name: sums.get(f.name, 0.0) for f in dataclasses.fields(Durations)})
+    totals = dataclasses.replace(
+        known,
+        timeline=known.timeline.plus(since),
+        rerun=known.rerun.plus(durations(again)),
+        rerun_steps=known.rerun_steps + max(0, min(merged, known.furthest) - decided),
+        furthest=max(known.furthest, merged),
+        link_bytes=known.link_bytes + int(sums.get("link_bytes", 0)),
+        float32_bytes=known.float32_bytes + int(sums.get("float32_bytes", 0)),
+    )
     of_generation = bool(records) and on_record.newest[-1]["generation"] == job.generation
     progress = taken_over(document["target_steps"], job.gang, records, merged, totals)
     return progress if of_generation else dataclasses.replace(progress, begun_after=merged)
@@ -189,28 +218,13 @@ def _taken_over(job: Job, document: Document, on_record: OnRecord, decided: Tota
 
 def _progress(job: Job, document: Document, newest: Document) -> Progress:
     """Sums are those at the decision to cancel; the pods let go within a step or two of it."""
-    spent = document["time_seconds"]
-    exposed, data_wait = document["exposed_seconds"], spent["data_wait"]
-    pause = spent["evaluation_and_checkpoint"]
-    totals = Totals(
-        seconds=spent["compute"] + exposed + data_wait + pause,
-        exposed_seconds=exposed,
-        hidden_seconds=document.get("hidden_seconds") or 0.0,
-        data_wait_seconds=data_wait,
-        pause_seconds=pause,
-        link_bytes=document["link_bytes"],
-        float32_bytes=document.get("float32_bytes") or 0,
-        link_retries=document.get("link_retries") or 0,
-        rework_seconds=spent["rework"],
-        recovery_seconds=spent["recovery"],
-    )
     return Progress(
         target_steps=document["target_steps"],
         merged=newest["step"],
         last=record_of(newest),
         residual_norm=document.get("residual_norm"),
         source_sequences={"": _seen(job, document)},
-        totals=totals,
+        totals=job.account.totals,
     )
 
 

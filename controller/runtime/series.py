@@ -53,14 +53,7 @@ def families(jobs: Sequence[Job], state: State, now: float) -> Iterator[Metric]:
 
 
 def _per_job(value: Callable[[Job, float], float | None]) -> Callable[[_Snapshot], Samples]:
-    return lambda s: (((job.id,), value(job, _measured_until(job, s.now))) for job in s.jobs)
-
-
-def _measured_until(job: Job, now: float) -> float:
-    """Time since the last step is not yet told apart by category, so a running job's times are
-    those up to its last step; else `idle` would grow during a step and fall at its end."""
-    last = job.progress.last if job.progress else None
-    return last.time if last is not None and job.finished_at is None else now
+    return lambda s: (((job.id,), value(job, s.now)) for job in s.jobs)
 
 
 def _merged(job: Job) -> int:
@@ -105,8 +98,14 @@ def _jobs(s: _Snapshot) -> Samples:
 
 def _job_times(s: _Snapshot) -> Samples:
     for job in s.jobs:
-        spent = goodput.time_seconds(job, _measured_until(job, s.now))
+        spent = goodput.passed_seconds(job, s.now)
         yield from (((job.id, category), seconds) for category, seconds in spent.items())
+
+
+def _recoveries(s: _Snapshot) -> Samples:
+    for job in s.jobs:
+        counts = job.account.recoveries.items()
+        yield from (((job.id, cause), float(count)) for cause, count in counts)
 
 
 def _pending(s: _Snapshot) -> Samples:
@@ -175,13 +174,13 @@ _CATALOGUE = (
     ),
     _Family(
         "job_goodput_ratio",
-        "Share of the time since admission spent computing steps that counted.",
+        "Share of the time since admission that went into computing steps that count.",
         _JOB,
         _per_job(goodput.goodput),
     ),
     _Family(
         "job_time_seconds",
-        "Time since admission up to the last step, by what it went into.",
+        "Time since admission, by what it went into, once that is known.",
         ("job", "category"),
         _job_times,
         True,
@@ -214,6 +213,27 @@ _CATALOGUE = (
         _per_job(lambda job, _: _last_step_time(job)),
     ),
     _Family("job_attempts", "Starts of the job.", _JOB, _per_job(lambda j, _: j.attempt), True),
+    _Family(
+        "job_recoveries",
+        "Times a job had to recover, by what went wrong.",
+        ("job", "cause"),
+        _recoveries,
+        True,
+    ),
+    _Family(
+        "job_setbacks",
+        "Losses of pods.",
+        _JOB,
+        _per_job(lambda j, _: j.setbacks.total),
+        True,
+    ),
+    _Family(
+        "job_steps_recomputed",
+        "Steps that were run before and were run again.",
+        _JOB,
+        _per_job(lambda j, _: j.totals.rerun_steps),
+        True,
+    ),
     _Family("pod_up", "Whether all hosts of a pod are there and initialised.", _POD,
             _per_pod(_is_up)),
     _Family("pod_devices", "Devices of a pod.", _POD, _per_pod(lambda pod: pod.num_devices)),
@@ -231,35 +251,35 @@ _CATALOGUE = (
         "link_exposed_seconds",
         "Time steps of a job waited for the link.",
         _JOB,
-        _per_job(lambda j, _: j.progress.totals.exposed_seconds if j.progress else None),
+        _per_job(lambda j, _: j.totals.all_steps.exposed_seconds),
         True,
     ),
     _Family(
         "link_hidden_seconds",
         "Time that exchanges of a job took behind its computation.",
         _JOB,
-        _per_job(lambda j, _: j.progress.totals.hidden_seconds if j.progress else None),
+        _per_job(lambda j, _: j.totals.all_steps.hidden_seconds),
         True,
     ),
     _Family(
         "job_link_bytes",
         "Bytes that the lead hosts of a job sent to their peers.",
         _JOB,
-        _per_job(lambda j, _: j.progress.totals.link_bytes if j.progress else None),
+        _per_job(lambda j, _: j.totals.link_bytes),
         True,
     ),
     _Family(
         "job_link_retries",
         "Chunks of a job sent again.",
         _JOB,
-        _per_job(lambda j, _: j.progress.totals.link_retries if j.progress else None),
+        _per_job(lambda j, _: j.totals.link_retries),
         True,
     ),
     _Family(
         "job_compression_ratio",
         "Bytes that float32 gradients take on the link at least, over those sent.",
         _JOB,
-        _per_job(lambda j, _: j.progress.compression_ratio if j.progress else None),
+        _per_job(lambda j, _: j.totals.compression_ratio),
     ),
     _Family(
         "job_residual_norm",

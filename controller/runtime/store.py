@@ -68,6 +68,7 @@ spike is one, and at most what a checkpoint that is being written needs."""
 _SUMMED_FIELDS: Mapping[str, Callable[[float], float]] = {
     "seconds": float,
     "exposed_seconds": float,
+    "straggler_seconds": float,
     "hidden_seconds": float,
     "data_wait_seconds": float,
     "pause_seconds": float,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from controller.core import commands, events, gang
+import math
+
+from controller.core import commands, events, gang, goodput
 from controller.core.cluster import Assignment, HostRef, Pod
 from controller.core.job import FINAL_STATES, Job, JobState
 from controller.core.turn import Outcome, State
+from tests.controller.core.world import World
 
 _HOLDING = {JobState.ADMITTED, JobState.STARTING, JobState.RUNNING, JobState.RECOVERING}
 
@@ -105,6 +108,37 @@ class Invariants:
                 began = self._began.get(generation, 0)
                 assert self._merged.get(generation, began) == job.target_steps
                 assert set(job.progress.applied.values()) == {job.target_steps}
+
+
+class Accounts:
+    """Watches where the time of jobs goes, by the clock of their world."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._passed: dict[str, dict[str, float]] = {}
+
+    def __call__(self, before: State, event: events.Event, outcome: Outcome) -> None:
+        jobs = [*outcome.state.jobs.values(), *outcome.changed_jobs]
+        for job in jobs:
+            self._every_second_has_one_category(job, self._world.now)
+            self._every_second_has_one_category(job, self._world.now + 7.5)
+            self._counters_never_fall(job)
+
+    def _every_second_has_one_category(self, job: Job, now: float) -> None:
+        spent = goodput.time_seconds(job, now)
+        if job.admitted_at is None:
+            assert spent == {}
+            return
+        end = now if job.finished_at is None else job.finished_at
+        wall = end - job.admitted_at
+        assert math.isclose(sum(spent.values()), wall, abs_tol=1e-6), (wall, spent)
+        assert min(spent.values()) >= 0.0, spent
+
+    def _counters_never_fall(self, job: Job) -> None:
+        known = self._passed.get(job.id, {})
+        self._passed[job.id] = goodput.passed_seconds(job, self._world.now)
+        for category, seconds in known.items():
+            assert self._passed[job.id][category] >= seconds - 1e-9, category
 
 
 def _pods_serve_one_job(state: State) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.controller.core.world import World
 from tests.scenarios.histories import HISTORIES
-from tests.scenarios.invariants import Invariants
+from tests.scenarios.invariants import Accounts, Invariants
 from tests.scenarios.story import Story
 
 GOLDENS = pathlib.Path(__file__).parent / "goldens"
@@ -22,7 +22,7 @@ GOLDENS = pathlib.Path(__file__).parent / "goldens"
 def test_history_replayed_tells_the_story_of_its_golden(name: str) -> None:
     world = World()
     story = Story(world)
-    world.observers += [Invariants(), story]
+    world.observers += [Invariants(), Accounts(world), story]
     HISTORIES[name](world)
     golden = GOLDENS / f"{name}.txt"
     if os.environ.get("REGENERATE_GOLDENS"):

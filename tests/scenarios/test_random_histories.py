@@ -20,7 +20,7 @@ from controller.core.spikes import SpikePolicy
 from controller.core.turn import Outcome, State
 from tests.controller.core.linked_pods import POLICY
 from tests.controller.core.world import PROGRAM, World, attached, inventory, record, ref, spec
-from tests.scenarios.invariants import Invariants
+from tests.scenarios.invariants import Accounts, Invariants
 
 PODS = ("pod-0", "pod-1", "pod-2")
 NUM_HOSTS = {"pod-0": 1, "pod-1": 1, "pod-2": 2}
@@ -32,7 +32,7 @@ class History:
     def __init__(self, draw: st.DataObject) -> None:
         self._draw = draw
         self.world = World()
-        self.world.observers += [self._remember, Invariants()]
+        self.world.observers += [self._remember, Invariants(), Accounts(self.world)]
         self._assignments: set[Assignment] = {Assignment("job-1", 1)}
         self._hosts: set[HostRef] = {ref("pod-0")}
         self._submitted = 0

@@ -9,7 +9,8 @@ from controller.core.checkpoint import Checkpoints, Part, Saved, complete, super
 from controller.core.cluster import Assignment, HostRef
 from controller.core.errors import CannotSave, JobIsLive
 from controller.core.job import JobState
-from tests.controller.core.world import World, two_pods
+from controller.core.totals import durations
+from tests.controller.core.world import World, record, two_pods
 
 SHA = "ab" * 32
 
@@ -76,7 +77,8 @@ def test_the_last_share_makes_the_first_lead_publish() -> None:
     publishes(world, 2)
     assert world.noted() == ["checkpoint.published"]
     (saved,) = world.job().checkpoints.saved
-    assert saved == Saved(2, 1, SHA, 20, world.now, 8)
+    timeline = durations([record(1), record(2)])
+    assert saved == Saved(2, 1, SHA, 20, world.now, 8, timeline=timeline)
 
 
 def test_a_job_ends_after_its_last_checkpoint() -> None:

@@ -76,7 +76,7 @@ def test_merged_step_lasts_from_the_last_end_to_the_last_end() -> None:
     assert (merged.exposed_seconds, merged.data_wait_seconds) == (0.25, 0.5)
     assert merged.compute_seconds == 0.75
     assert merged.link_bytes == 200
-    assert progress.totals.seconds == 3.0 and progress.totals.link_bytes == 400
+    assert progress.totals.timeline.seconds == 3.0 and progress.totals.link_bytes == 400
 
 
 def test_waiting_for_a_slower_pod_is_not_waiting_for_the_link() -> None:
@@ -89,20 +89,20 @@ def test_waiting_for_a_slower_pod_is_not_waiting_for_the_link() -> None:
     )
     assert (merged.record.exposed_seconds, merged.record.exchange_seconds) == (0.1, 0.3)
     assert merged.record.compute_seconds == pytest.approx(0.4)
-    assert progress.totals.hidden_seconds == pytest.approx(0.2)
+    assert progress.totals.timeline.hidden_seconds == pytest.approx(0.2)
 
 
 def test_an_exchange_that_is_all_exposed_hides_nothing() -> None:
     progress = _report(step.begin(9, ["a"]), "a", 1, exposed_seconds=0.3, exchange_seconds=0.2)
-    assert progress.totals.hidden_seconds == 0.0
+    assert progress.totals.timeline.hidden_seconds == 0.0
 
 
 def test_compression_is_what_float32_takes_over_what_was_sent() -> None:
-    assert step.begin(9, ["a"]).compression_ratio is None
+    assert step.begin(9, ["a"]).totals.compression_ratio is None
     progress = _report(step.begin(9, ["a"]), "a", 1, 2, link_bytes=50, float32_bytes=200)
-    assert progress.compression_ratio == 4.0
+    assert progress.totals.compression_ratio == 4.0
     unknown = _report(step.begin(9, ["a"]), "a", 1, link_bytes=50, float32_bytes=0)
-    assert unknown.compression_ratio is None
+    assert unknown.totals.compression_ratio is None
 
 
 def test_the_newest_residual_norm_of_the_pod_with_the_largest_stays() -> None:
@@ -227,7 +227,7 @@ def test_step_that_one_pod_told_of_counts_when_it_has_to() -> None:
     completed, merged = step.completed(progress, 3)
     assert [m.record.step for m in merged] == [3] and completed.merged == 3
     assert merged[0].digests == {"pod-0": "a"}
-    assert completed.totals.seconds == progress.totals.seconds + 0.5
+    assert completed.totals.timeline.seconds == progress.totals.timeline.seconds + 0.5
     # Step 4 is run again.
     assert completed.held == {}
 
@@ -247,7 +247,7 @@ def test_next_generation_goes_on_with_other_pods_and_the_same_sums() -> None:
     # What passed between the generations is no step's time.
     after = _report(resumed, "pod-1", 3, time=9000.0)
     after = _report(after, "pod-2", 3, time=9000.0)
-    assert after.totals.seconds == progress.totals.seconds + 0.5
+    assert after.totals.timeline.seconds == progress.totals.timeline.seconds + 0.5
     assert (
         _report(_report(after, "pod-1", 4, time=9002.0), "pod-2", 4, time=9002.0).last.seconds
         == 2.0
@@ -283,3 +283,46 @@ def test_pod_that_becomes_the_slow_one_is_charged_a_step_at_most() -> None:
 
 def test_pods_that_wait_equally_long_are_charged_that() -> None:
     assert _exposed([(0.5, 0.5)] * 4) == [0.5] * 4
+
+
+def _stragglers(waits: list[tuple[float, float]], **fields: list[float]) -> list[float]:
+    """Of every step of two seconds, when two pods wait so long in each and `fields` is the slow
+    one's own."""
+    progress = step.begin(99, ["pod-0", "pod-1"])
+    found: list[float] = []
+    for number, (first, second) in enumerate(waits, 1):
+        told = {"time": 1000.0 + 2.0 * number, "seconds": 2.0}
+        progress = _report(progress, "pod-0", number, exposed_seconds=first, **told)
+        slow = record(number, exposed_seconds=second, **told, **fields)
+        progress, merged = step.report(progress, "pod-1", [slow])
+        for each in merged:
+            one = each.record
+            found.append(one.straggler_seconds)
+            assert one.straggler_seconds <= one.compute_seconds
+    return found
+
+
+def test_pod_that_is_always_faster_waits_for_the_slowest() -> None:
+    """All that it waits, but for the step's length that it may be owed."""
+    found = _stragglers([(0.5, 0.0)] * 20)
+    assert found[:4] == [0.0] * 4 and found[4:] == pytest.approx([0.5] * 16)
+
+
+def test_what_all_pods_wait_is_the_links_and_the_rest_the_slowest_pods() -> None:
+    waits = [(0.75, 0.25)] * 20
+    assert sum(_stragglers(waits)) == pytest.approx(20 * 0.5 - 2.0)
+    assert sum(_exposed(waits)) == pytest.approx(20 * 0.25)
+
+
+def test_pods_that_wait_in_turn_have_no_straggler() -> None:
+    assert _stragglers([(1.0, 0.0), (0.0, 1.0)] * 10) == [0.0] * 20
+
+
+def test_waiting_for_a_pod_that_reads_or_saves_is_not_charged_twice() -> None:
+    reads = {"data_wait_seconds": 0.25, "pause_seconds": 0.25}
+    assert _stragglers([(0.5, 0.0)] * 20, **reads) == [0.0] * 20
+
+
+def test_pod_alone_waits_for_nobody() -> None:
+    progress = _report(step.begin(99, ["a"]), "a", *range(1, 20), exposed_seconds=0.4)
+    assert progress.totals.timeline.straggler_seconds == 0.0

@@ -59,7 +59,7 @@ def test_job_waits_for_its_hosts_and_goes_on_when_all_are_back() -> None:
         world.apply(host, range(5, 41))
     assert world.job().progress.merged == 40
     # All the time since the last step on record is a step's: nobody was away.
-    assert world.job().progress.totals.seconds == was.totals.seconds + 33 * 0.5
+    assert world.job().progress.totals.timeline.seconds == was.totals.timeline.seconds + 33 * 0.5
     assert {order.last_step for order in world.ordered(commands.GrantWindow)} == {100}
 
 

@@ -80,16 +80,6 @@ def test_the_same_pods_go_on_from_there() -> None:
     assert world.job().progress.merged == 20  # type: ignore[union-attr]
 
 
-def test_time_of_undone_steps_is_rework_and_the_way_back_recovery() -> None:
-    world = watched()
-    applies(world, range(17, 18), loss=9.0)
-    world.now += 3.0
-    gets_ready(world)
-    totals = world.job().progress.totals  # type: ignore[union-attr]
-    assert (totals.rework_seconds, totals.recovery_seconds) == (pytest.approx(2.5), 3.0)
-    assert totals.seconds == pytest.approx(6.0)
-
-
 def test_steps_that_nobody_granted_after_a_rewind_count_for_nothing() -> None:
     world = watched()
     applies(world, range(17, 18), loss=9.0)

@@ -30,13 +30,14 @@ MORE_JOB_FIELDS = {
     *("compression_ratio", "float32_bytes", "hidden_seconds", "link_retries", "residual_norm"),
     "warnings",
     *("data", "digest_covers", "evaluation", "exchange", "rewinds", "skipped"),
+    *("recoveries", "setbacks", "steps_recomputed"),
 }
 
 STEP_FIELDS = {
     *("step", "time", "generation", "loss", "grad_norm", "learning_rate", "tokens", "seconds"),
     *("compute_seconds", "exchange_seconds", "exposed_seconds", "data_wait_seconds", "mfu"),
     *("link_bytes", "digests", "pause_seconds", "batch_tokens"),
-    *("float32_bytes", "hidden_seconds", "residual_norm"),
+    *("float32_bytes", "hidden_seconds", "residual_norm", "straggler_seconds"),
 }
 
 

@@ -226,6 +226,7 @@ class World:
         kept |= {"setbacks", "divergence", "spike", "admitted_at", "started_at", "evaluations"}
         for job in jobs:
             known = {name: getattr(job, name) for name in kept}
+            known["account"] = dataclasses.replace(job.account, totals=job.totals)
             known["checkpoints"] = Checkpoints(job.checkpoints.saved)
             known["losses"] = job.checkpoints.saved[-1].losses if job.checkpoints.saved else ()
             known["choosing"] = job.choosing and Choice(job.choosing.index, job.choosing.first_step)

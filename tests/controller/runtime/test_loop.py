@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from controller.core import commands, events
+from controller.core import commands, events, goodput
+from controller.core.account import Phase
 from controller.core.cluster import Assignment
 from controller.core.errors import InvalidTransition, JobIsLive, UnknownJob
 from controller.core.evaluation import Part
@@ -541,3 +542,79 @@ async def test_reload_knows_who_stands_still(store: Store) -> None:
         assert (job.state, job.generation) == (JobState.RECOVERING, 2)
         assert (job.healing, job.setbacks) == (before.healing, before.setbacks)
         assert job.progress is not None and job.progress.merged == 3
+
+
+async def test_reload_counts_time_on_where_it_was(store: Store) -> None:
+    """Over a checkpoint, the loss of its only pod, and a controller that is gone for a minute."""
+    now = [1000.0]
+    first = _loop(store, Observed(), clock=lambda: now[0])
+    host, assignment = ref("pod-0"), Assignment("job-1", 1)
+    async with running(first):
+        await _pod(first)
+        saves = {"checkpoint_every": 4, "on_pod_loss": "wait", "steps": 100}
+        await first.ask(events.JobSubmitted("job-1", spec(min_pods=1, max_pods=1, **saves)))
+        await first.ask(events.ProgramLowered(assignment, PROGRAM))
+        now[0] += 2.0
+        await first.ask(events.ProgramReady(host, assignment, 1.0, 0.5, "d", 1000))
+        now[0] += 3.0
+        await first.ask(_applied(1, 2, 3, 4, 5, 6))
+        saved = (host, assignment, 4, "ab" * 32)
+        await first.ask(events.CheckpointWritten(*saved, 10, 1.0, 0.1, 16, ""))
+        await first.ask(events.CheckpointPublished(host, assignment, 4, ""))
+        await first.ask(events.HostDetached(host, "gone"))
+        before = first.state.jobs["job-1"]
+        assert before.state is JobState.PENDING
+    now[0] += 60.0
+    second = _loop(store, Observed(), clock=lambda: now[0])
+    await second.reload()
+    async with running(second):
+        await second.ask(attached(ref("pod-9"), num_hosts=2))
+        job = second.state.jobs["job-1"]
+        assert (job.account.booked, job.account.phase) == (before.account.booked, Phase.RECOVERY)
+        assert goodput.time_seconds(job, now[0]) == goodput.time_seconds(before, now[0])
+        await _pod(second)
+        spent = goodput.time_seconds(second.state.jobs["job-1"], now[0])
+        assert (spent["startup"], spent["compile"], spent["recovery"]) == (1.5, 0.5, 60.0)
+        assert (spent["productive"], spent["rework"]) == (pytest.approx(1.8), pytest.approx(1.0))
+        assert sum(spent.values()) == pytest.approx(65.0)
+        await second.ask(events.CancelRequested("job-1", "ada"))
+        await second.ask(events.JobReleased(host, Assignment("job-1", 2), 0))
+        assert not second.state.jobs
+    now[0] += 10.0
+    third = _loop(store, Observed(), clock=lambda: now[0])
+    async with running(third):
+        ended = store.job("job-1")
+        assert ended is not None and ended.state is JobState.CANCELLED
+        await third.ask(events.RetryRequested(ended, "ada"))
+        job = third.state.jobs["job-1"]
+        spent = {**spent, "suspended": 10.0}
+        assert goodput.time_seconds(job, now[0]) == pytest.approx(spent)
+        assert job.account.recoveries == {"PodLost": 1} and job.totals.furthest == 6
+
+
+async def test_reload_counts_steps_that_were_run_again(store: Store) -> None:
+    first = _loop(store, Observed())
+    host, again = ref("pod-0"), Assignment("job-1", 2)
+    async with running(first):
+        await _pod(first)
+        waits = {"on_pod_loss": "wait", "steps": 100}
+        await first.ask(events.JobSubmitted("job-1", spec(min_pods=1, max_pods=1, **waits)))
+        await first.ask(events.ProgramLowered(Assignment("job-1", 1), PROGRAM))
+        await first.ask(events.ProgramReady(host, Assignment("job-1", 1), 1.0, 0.5, "d", 1000))
+        await first.ask(_applied(1, 2, 3, 4))
+        await first.ask(events.HostDetached(host, "gone"))
+        await _pod(first)
+        await first.ask(events.ProgramLowered(again, PROGRAM))
+        await first.ask(events.ProgramReady(host, again, 1.0, 0.5, "d", 1000))
+        records = tuple(record(step) for step in (1, 2, 3))
+        await first.ask(events.StepsApplied(host, again, records))
+        before = first.state.jobs["job-1"]
+        assert before.totals.rerun_steps == 3
+    second = _loop(store, Observed())
+    await second.reload()
+    async with running(second):
+        await _comes_back(second, generation=2)
+        assert second.state.jobs["job-1"].totals == before.totals
+        records = tuple(record(step) for step in (4, 5))
+        await second.ask(events.StepsApplied(host, again, records))
+        assert second.state.jobs["job-1"].totals.rerun_steps == 4
