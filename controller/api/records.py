@@ -10,8 +10,11 @@ from starlette.responses import Response
 from controller.api.answers import json_response
 from controller.api.context import ApiContext, Context
 from controller.api.problems import RESPONSES, no_such_job
+from controller.core import attempts
 
 router = APIRouter(tags=["records"], responses=RESPONSES)
+
+_MOST_ENTRIES = 5_000
 
 _LARGEST = (1 << 63) - 1
 
@@ -47,6 +50,14 @@ def list_job_events(
     return _events(context, after, limit, job_id)
 
 
+@router.get("/jobs/{job_id}/attempts", operation_id="listAttempts")
+def list_attempts(job_id: str, context: Context) -> Response:
+    """Attempts of a job, oldest first: what each was at and when, by generation, and what happened
+    to it."""
+    _must_exist(job_id, context)
+    return json_response({"attempts": attempts_of(job_id, context)})
+
+
 @router.get("/events", operation_id="listEvents")
 def list_events(context: Context, after: After = 0, limit: Limit = 1000) -> Response:
     """What was decided about all jobs and pods, and why."""
@@ -60,6 +71,11 @@ def get_job_spec(job_id: str, context: Context) -> Response:
     if spec is None:
         raise no_such_job(job_id)
     return json_response(spec)
+
+
+def attempts_of(job_id: str, context: ApiContext) -> list[dict[str, Any]]:
+    """Blocks; of a job that was interrupted thousands of times the last attempts."""
+    return attempts.attempts(context.store.events_of_kinds(job_id, attempts.KINDS, _MOST_ENTRIES))
 
 
 def event_document(row: dict[str, Any]) -> dict[str, Any]:

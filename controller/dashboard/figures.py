@@ -108,6 +108,44 @@ def memory(num_bytes: float | None) -> str:
     return f"{gib:.1f} GiB" if gib >= 1 else f"{_three_digits(1024 * gib)} MiB"
 
 
+MEANINGS = {
+    "productive": "computing steps that count",
+    "startup": "from admission until steps ran, without compiling",
+    "compile": "what the host compiled that was ready last",
+    "data_wait": "steps waited for data",
+    "exposed_exchange": "steps waited for the link",
+    "straggler_wait": "the fastest pods waited for the slowest",
+    "checkpoint": "steps stood still to save and to evaluate",
+    "recovery": "from what went wrong until steps ran again",
+    "rework": "steps that were undone",
+    "suspended": "put aside, or ended and tried again later",
+    "idle": "none of these; the step that is under way",
+}
+"""Of categories of time."""
+
+COLOURS = {
+    "productive": 1,
+    "startup": 0,
+    "compile": 8,
+    "data_wait": 3,
+    "exposed_exchange": 2,
+    "straggler_wait": 9,
+    "checkpoint": 10,
+    "recovery": 6,
+    "rework": 5,
+    "suspended": 4,
+    "idle": 7,
+}
+"""Of categories, as numbers of the style sheet."""
+
+
+def spent(time_seconds: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Parts of a bar, as `shares` has them, without those that took no time; each with its
+    colour."""
+    parts = [part for part in shares(time_seconds) if part["amount"] > 0]
+    return [{**part, "colour": COLOURS.get(part["category"], 7)} for part in parts]
+
+
 def shares(amounts: Mapping[str, float]) -> list[dict[str, Any]]:
     """Categories as parts of a bar that is 1000 wide; the rounded parts fill it exactly."""
     total = sum(amounts.values())
@@ -152,5 +190,6 @@ FILTERS = {
         passed_over,
         ratio,
         shares,
+        spent,
     )
 }

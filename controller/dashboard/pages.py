@@ -14,7 +14,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from controller.api import auth, fleet, jobs, records
 from controller.api.context import ApiContext, Context
 from controller.core import view
-from controller.dashboard import FOLDER, figures, planned
+from controller.dashboard import FOLDER, figures, planned, timeline
 from controller.runtime.store import JobQuery
 
 router = APIRouter(include_in_schema=False)
@@ -40,6 +40,7 @@ _templates = jinja2.Environment(
     undefined=jinja2.StrictUndefined,
 )
 _templates.filters.update(figures.FILTERS)
+_templates.globals["meanings"] = figures.MEANINGS
 _templates.globals["agreement"] = figures.agreement
 _templates.globals["version"] = fleet.version_document()["landbridge"]
 
@@ -72,7 +73,8 @@ def job_page(job_id: str, context: Context) -> Response:
     document = jobs.job_document(context, job_id)
     events = _latest_events(context, job_id)
     links = [link for link in _links(context) if {link["src"], link["dst"]} <= _gang(document)]
-    return _page("job.html", context, job=document, links=links, events=events)
+    course = timeline.drawn(records.attempts_of(job_id, context), context.clock())
+    return _page("job.html", context, job=document, links=links, events=events, course=course)
 
 
 @router.get("/plan")

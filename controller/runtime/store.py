@@ -11,7 +11,7 @@ import base64
 import dataclasses
 import json
 import pathlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import alembic.command
@@ -279,6 +279,17 @@ class Store:
             query = query.where(schema.events.c.job_id == job_id)
         with self._engine.connect() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
+
+    def events_of_kinds(self, job_id: str, kinds: Collection[str], limit: int) -> list[Document]:
+        """The newest journal entries of a job of these kinds, oldest first."""
+        query = (
+            sa.select(schema.events)
+            .where(schema.events.c.job_id == job_id, schema.events.c.kind.in_(sorted(kinds)))
+            .order_by(schema.events.c.seq.desc())
+            .limit(limit)
+        )
+        with self._engine.connect() as connection:
+            return [dict(row) for row in connection.execute(query).mappings()][::-1]
 
     def last_event_seq(self) -> int:
         """Sequence number of the newest journal entry, 0 when there is none."""

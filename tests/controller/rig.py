@@ -72,6 +72,11 @@ class Rig:
         await self.loop.ask(events.HostAttached(ref, 1, f"{name}:1", f"{name}:2", 42))
         await self.loop.ask(events.HostInventoried(ref, inventory))
 
+    async def detach(self, name: str) -> None:
+        """A pod of one host is gone."""
+        host = HostRef(name, 0, f"{name}-1")
+        await self.loop.ask(events.HostDetached(host, f"{host} closed its connection"))
+
     async def submit(self, document: dict[str, Any] | None = None, **headers: str) -> str:
         answer = await self.http.post("/api/v1/jobs", json=document or SPEC, headers=headers)
         assert answer.status_code == 201, answer.text

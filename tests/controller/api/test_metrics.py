@@ -10,6 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from controller.core import events
+from controller.core.account import Category
 from controller.core.cluster import Assignment, HostRef
 from controller.core.turn import State
 from controller.runtime.metrics import KEPT_JOBS, Metrics
@@ -98,6 +99,8 @@ async def test_values(controller: Rig) -> None:
     assert flops == tokens * PROGRAM.model_flops_per_token
     assert samples["landbridge_job_step_duration_seconds_count", job] == 10
     assert samples["landbridge_job_attempts_total", job] == 1
+    assert samples["landbridge_job_setbacks_total", job] == 0
+    assert samples["landbridge_job_steps_recomputed_total", job] == 0
     assert samples["landbridge_pod_up", pod] == 1
     assert samples["landbridge_pod_devices", pod] == 1
     assert samples["landbridge_link_bytes_total", link] == 1000
@@ -115,6 +118,34 @@ async def test_values(controller: Rig) -> None:
     assert samples["landbridge_job_exposed_ratio", job] == pytest.approx(0.1, rel=0.2)
     assert samples["landbridge_jobs", (("queue", "default"), ("state", "RUNNING"))] == 1
     assert samples["landbridge_jobs", (("queue", "default"), ("state", "FAILED"))] == 0
+
+
+async def test_what_went_wrong_and_what_it_cost_is_counted(controller: Rig) -> None:
+    for pod in ("pod-0", "pod-1"):
+        await controller.attach_pod(pod)
+    job_id = await controller.submit(spec(placement={"on_pod_loss": "wait"}))
+    await controller.start(job_id)
+    await controller.step(job_id, 1, 2, 3)
+    for pod in ("pod-0", "pod-1"):
+        await controller.detach(pod)
+    for pod in ("pod-0", "pod-1"):
+        await controller.attach_pod(pod)
+    await controller.start(job_id)
+    await controller.step(job_id, 1, 2)
+    _, _, samples = await scrape(controller)
+    job = (("job", job_id),)
+    assert samples["landbridge_job_recoveries_total", (("cause", "PodLost"), *job)] == 1
+    assert samples["landbridge_job_setbacks_total", job] == 2
+    assert samples["landbridge_job_steps_recomputed_total", job] == 2
+    spent = {
+        dict(labels)["category"]: seconds
+        for (name, labels), seconds in samples.items()
+        if name == "landbridge_job_time_seconds_total"
+    }
+    assert set(spent) == {str(category) for category in Category}
+    # Half a second a step, of which 0.05 s exposed; the first is timed by its pods.
+    assert spent["rework"] == pytest.approx(1.0, rel=0.1)
+    assert spent["productive"] == pytest.approx(3 * 0.45, rel=0.1)
 
 
 async def test_unknown_numbers_have_no_sample(controller: Rig) -> None:

@@ -106,6 +106,33 @@ async def test_a_rewind_is_marked_and_what_it_undid_leaves_the_curves(controller
         await expect(page.locator("#facts")).to_contain_text("64 sequences passed over")
 
 
+@pytest.mark.parametrize("width", [1280, 390])
+async def test_an_interruption_is_marked_on_the_axis_of_the_attempts(
+    controller: Rig, width: int
+) -> None:
+    await controller.attach_pod("pod-0")
+    await controller.attach_pod("pod-1")
+    job_id = await controller.submit(spec(placement={"on_pod_loss": "wait"}))
+    await controller.start(job_id)
+    await controller.step(job_id, 1, 2, 3)
+    async with browsing(controller, width=width) as page:
+        await page.goto(f"/jobs/{job_id}")
+        shown = page.locator("#attempts")
+        await expect(shown.locator(".attempt rect.phase-running")).to_have_count(1)
+        await expect(shown.locator("line.mark")).to_have_count(0)
+        await controller.detach("pod-1")
+        await expect(shown.locator("line.mark-lost")).to_have_count(1, timeout=10_000)
+        await expect(shown.locator("ol.marks")).to_contain_text("pod-1 (pid 42) was lost at step 3")
+        bar = await shown.locator("rect.track").bounding_box()
+        mark = await shown.locator("line.mark-lost").bounding_box()
+        span = await shown.locator(".attempt rect.phase-running").bounding_box()
+        assert bar and mark and span
+        end = bar["x"] + bar["width"]
+        assert bar["x"] <= span["x"] and span["x"] + span["width"] <= end + 1
+        assert mark["x"] + mark["width"] / 2 == pytest.approx(span["x"] + span["width"], abs=2)
+        assert await page.evaluate("document.documentElement.scrollWidth") <= width
+
+
 async def test_a_plan_follows_the_spec_without_a_new_page(controller: Rig) -> None:
     async with browsing(controller) as page:
         await page.goto("/plan")

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from controller.core.account import Category
 from controller.core.link import LinkConditions
 from controller.dashboard import FOLDER, figures
 from tests.controller.dashboard.reading import page
@@ -28,10 +29,56 @@ async def trained(
 async def test_every_part_of_a_bar_has_a_colour(controller: Rig) -> None:
     job_id = await trained(controller)
     answer = await controller.http.get(f"/jobs/{job_id}", headers={"Accept": "text/html"})
-    parts = set(re.findall(r'class="(part-\d+)"', answer.text))
+    parts = set(re.findall(r'class="((?:part|phase)-\w+)"', answer.text))
     style = (FOLDER / "static" / "style.css").read_text()
-    assert len(parts) == 8
+    assert {"part-1", "phase-startup", "phase-running"} <= parts
     assert [part for part in sorted(parts) if f".{part} {{" not in style] == []
+
+
+def test_every_category_of_time_has_a_colour_of_its_own_and_a_meaning() -> None:
+    categories = {str(category) for category in Category}
+    assert set(figures.COLOURS) == set(figures.MEANINGS) == categories
+    style = (FOLDER / "static" / "style.css").read_text()
+    assert len(set(figures.COLOURS.values())) == len(categories)
+    for colour in figures.COLOURS.values():
+        assert f".part-{colour} {{" in style and style.count(f"--part-{colour}: #") == 2
+
+
+def test_what_took_no_time_is_not_in_the_legend() -> None:
+    parts = figures.spent({"productive": 3.0, "startup": 1.0, "rework": 0.0})
+    assert [(part["category"], part["colour"]) for part in parts] == [
+        ("productive", 1),
+        ("startup", 0),
+    ]
+
+
+async def test_a_job_page_shows_attempts_and_what_interrupted_them(controller: Rig) -> None:
+    waits = {"placement": {"on_pod_loss": "wait"}}
+    job_id = await trained(controller, **waits)
+    shown = await page(controller, f"/jobs/{job_id}")
+    assert "Attempt 1" in shown.text and "goes on" in shown.text
+    assert "Pods lost" not in shown.text and "Steps run again" not in shown.text
+    for pod in ("pod-0", "pod-1"):
+        await controller.detach(pod)
+    shown = await page(controller, f"/jobs/{job_id}")
+    assert "requeued" in shown.text and "Pods lost2" in shown.text
+    for pod in ("pod-0", "pod-1"):
+        await controller.attach_pod(pod)
+    await controller.start(job_id)
+    await controller.step(job_id, *range(1, 4))
+    shown = await page(controller, f"/jobs/{job_id}")
+    assert "Attempt 2" in shown.text and "Steps run again3" in shown.text
+    assert "job.recovering" in shown.text and "rework" in shown.text
+    answer = await controller.http.get(f"/api/v1/jobs/{job_id}/attempts")
+    first, second = answer.json()["attempts"]
+    assert (first["outcome"], second["outcome"]) == ("requeued", None)
+    assert [span["phase"] for span in second["spans"]] == ["recovery", "running"]
+    assert [span["generation"] for span in second["spans"]] == [2, 2]
+    document = (await controller.http.get(f"/api/v1/jobs/{job_id}")).json()
+    assert (document["setbacks"], document["steps_recomputed"]) == (2, 3)
+    assert document["recoveries"] == {"PodLost": 1}
+    assert document["time_seconds"]["rework"] > 0
+    assert (await controller.http.get("/api/v1/jobs/none/attempts")).status_code == 404
 
 
 async def test_an_empty_fleet_teaches_the_first_command(controller: Rig) -> None:
