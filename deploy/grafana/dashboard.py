@@ -253,9 +253,9 @@ PANELS = (
     ),
     curve(
         "Where the time goes",
-        "Share of each second since admission by what it went into, up to the last step. "
+        "Share of each second since admission by what it went into, once that is known. "
         "Productive should be nearly all of it; exposed exchange is time that steps waited for "
-        "the link.",
+        "the link, rework steps that had been run before.",
         "percentunit",
         [Query(f"sum by (category) ({rate(of_job('job_time_seconds_total'))})", "{{category}}")],
         stacked=True,
@@ -277,6 +277,20 @@ PANELS = (
             Query(mean_seconds("checkpoint_save_seconds"), "until on disk", SKY),
             Query(mean_seconds("checkpoint_stall_seconds"), "stall", RED),
         ],
+    ),
+    dataclasses.replace(
+        curve(
+            "Interruptions",
+            "How often the job had to recover, by what went wrong, and how many steps it ran again "
+            "for it. PodLost with no step run again is a pod that was healed; Spike is a rewind. "
+            "Many of one cause say where to look; events of the job have the reasons.",
+            "short",
+            [
+                Query(f"sum by (cause) ({of_job('job_recoveries_total')})", "{{cause}}"),
+                Query(of_job("job_steps_recomputed_total"), "steps run again", RED),
+            ],
+        ),
+        width=24,
     ),
     Panel(
         "Pods",

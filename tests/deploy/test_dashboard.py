@@ -183,7 +183,16 @@ async def test_every_query_finds_data_in_a_real_prometheus(tmp_path: pathlib.Pat
         for pod in ("pod-0", "pod-1"):
             await controller.attach_pod(pod)
         train = {"steps": 10_000, "eval": {"every": 1, "share": 0.1}}
-        job_id = await controller.submit(spec(train=train, checkpoint={"every": 1}))
+        waits = {"on_pod_loss": "wait"}
+        job_id = await controller.submit(
+            spec(train=train, checkpoint={"every": 1}, placement=waits)
+        )
+        await controller.start(job_id)
+        # An interruption, so that there is a cause to count.
+        for pod in ("pod-0", "pod-1"):
+            await controller.detach(pod)
+        for pod in ("pod-0", "pod-1"):
+            await controller.attach_pod(pod)
         await controller.start(job_id)
         playing = asyncio.create_task(play(controller, job_id))
         process, prometheus = await start_prometheus(tmp_path, address)
