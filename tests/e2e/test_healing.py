@@ -40,6 +40,15 @@ def _reaches(client, job_id: str, step: int) -> dict[str, Any]:
     return job
 
 
+def _every_second_is_accounted_for(job: dict[str, Any]) -> None:
+    spent = job["time_seconds"]
+    assert sum(spent.values()) == pytest.approx(job["finished_at"] - job["admitted_at"])
+    assert min(spent.values()) >= 0.0 and spent["productive"] > 0.0
+    assert job["setbacks"] == 1 and job["recoveries"]["PodLost"] == 1
+    # At most the step that only the killed pod had applied.
+    assert spent["recovery"] > 0.0 and job["steps_recomputed"] <= 1
+
+
 @pytest.mark.parametrize("on_pod_loss", ["wait", "shrink"])
 def test_killed_pod_costs_no_step_and_changes_no_bit(two_pods, make_spec, undisturbed, on_pod_loss):
     client = two_pods.client
@@ -54,6 +63,7 @@ def test_killed_pod_costs_no_step_and_changes_no_bit(two_pods, make_spec, undist
     assert digest_of(job) == undisturbed["digest"]
     assert losses_of(client, job_id) == undisturbed["losses"]
     assert job["attempt"] == 1 and job["generation"] >= 2
+    _every_second_is_accounted_for(job)
     # Who survives is not started again.
     assert two_pods.pids()["pod-0"] == pids["pod-0"]
 
