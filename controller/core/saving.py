@@ -146,10 +146,10 @@ def checkpoint_published(
 
 
 def order_removal(turn: Turn, job: Job, assignment: Assignment, which: CheckpointId) -> None:
-    """Have a checkpoint deleted, if the host that deletes is there."""
+    """Have a checkpoint deleted, by a gang that is whole."""
     keeper, directory = _keeper(turn, job), job.spec.checkpoint_directory
-    if keeper is not None:
-        turn.order(commands.RemoveCheckpoint(keeper, assignment, directory, which))
+    assert keeper is not None, "a gang that is whole has its first lead"
+    turn.order(commands.RemoveCheckpoint(keeper, assignment, directory, which))
 
 
 def wanted(turn: Turn, job: Job) -> set[CheckpointId]:

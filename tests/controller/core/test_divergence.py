@@ -82,6 +82,17 @@ def test_pod_that_is_idle_by_then_is_quarantined_too() -> None:
     assert world.job().state is JobState.RUNNING
 
 
+def test_pod_that_never_came_back_needs_no_quarantine() -> None:
+    world = running(2)
+    applies(world, 8, {"pod-0": "a", "pod-1": "b"})
+    world.restart(list(world.state.jobs.values()))
+    for pod in ("pod-2", "pod-3"):
+        world.pod_joins(pod)
+    again(world)
+    applies(world, 8, {"pod-2": "a", "pod-3": "a"})
+    assert not quarantined(world) and world.job().divergence is None
+
+
 def test_all_were_wrong_where_the_truth_is_a_third() -> None:
     world = running(2)
     applies(world, 8, {"pod-0": "a", "pod-1": "b"})

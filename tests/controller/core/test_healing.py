@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -111,6 +112,57 @@ def test_one_spare_is_warmed_for_a_job() -> None:
     world.loses("pod-8")
     assert [order.host.pod for order in world.ordered(commands.WarmHost)] == ["pod-9"]
     assert world.ordered(commands.WarmHost)[0].bundle_digest == PROGRAM.digest
+
+
+def test_spare_is_warm_when_all_of_its_hosts_are_and_strangers_have_no_say() -> None:
+    world = running(2, hosts=2)
+    world.pod_joins("pod-8", 2)
+    for host in (ref("pod-8", incarnation="z"), ref("pod-8", 0)):
+        world.happens(events.HostWarmed(host, PROGRAM.digest))
+        assert "pod.warm" not in world.noted()
+    world.happens(events.HostWarmed(ref("pod-8", 1), PROGRAM.digest))
+    assert world.noted() == ["pod.warm"]
+
+
+def test_time_to_wait_is_over_only_once_all_have_answered() -> None:
+    world = running(3, wait_timeout=0.5)
+    world.loses("pod-1")
+    world.hold(ref("pod-0"), 0)
+    world.passes(1.0)
+    assert world.job().state is JobState.RECOVERING
+    world.hold(ref("pod-2"), 0)
+    world.passes(1.0)
+    assert world.job().state is JobState.FAILED
+
+
+def test_job_that_crash_loops_while_a_pod_is_late_has_ended() -> None:
+    world = running(3)
+    job = world.job()
+    setbacks = dataclasses.replace(job.setbacks, in_a_row=MOST_SETBACKS_IN_A_ROW - 1)
+    jobs = {job.id: dataclasses.replace(job, setbacks=setbacks)}
+    world.state = dataclasses.replace(world.state, jobs=jobs)
+    world.loses("pod-1")
+    world.hold(ref("pod-0"), 0)
+    world.passes(world.policy.release_grace + 1.0)
+    assert world.job().state is JobState.FAILED and world.job().reason.code == "CrashLoop"
+
+
+def test_half_written_checkpoint_is_left_where_its_keeper_is_lost() -> None:
+    world = running(2, checkpoint_every=5)
+    world.pod_joins("pod-9")
+    for pod in ("pod-0", "pod-1"):
+        world.apply(ref(pod), range(1, 6))
+    for pod in ("pod-0", "pod-1"):
+        written = events.CheckpointWritten(
+            ref(pod), world.assignment(), 5, DIGEST, 10, 1.0, 0.1, 20, ""
+        )
+        world.happens(written)
+    assert world.ordered(commands.PublishCheckpoint)
+    world.loses("pod-0")
+    world.hold(ref("pod-1"), 5)
+    assert world.job().gang == ("pod-9", "pod-1")
+    removed = [order.host for order in world.ordered(commands.RemoveCheckpoint)]
+    assert removed == [ref("pod-9")]
 
 
 def test_spare_that_was_there_before_the_job_is_warmed_when_it_starts() -> None:

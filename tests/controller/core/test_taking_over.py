@@ -63,6 +63,18 @@ def test_job_waits_for_its_hosts_and_goes_on_when_all_are_back() -> None:
     assert {order.last_step for order in world.ordered(commands.GrantWindow)} == {100}
 
 
+def test_job_that_had_applied_its_last_step_is_granted_nothing() -> None:
+    world = running(steps=9, checkpoint_every=9)
+    for host in world.hosts():
+        world.apply(host, [8, 9])
+    assert world.job().state is JobState.RUNNING
+    restarted(world)
+    for pod in ("pod-0", "pod-1"):
+        world.comes_back(ref(pod))
+    assert world.noted()[-1] == "job.taken_over"
+    assert not world.ordered(commands.GrantWindow)
+
+
 def test_what_hosts_say_before_they_are_asked_changes_nothing() -> None:
     world = restarted(running())
     world.comes_back(ref("pod-0"))
