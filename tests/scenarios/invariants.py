@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 from controller.core import commands, events, gang, goodput
 from controller.core.cluster import Assignment, HostRef, Pod
@@ -21,6 +22,8 @@ class Invariants:
 
     def __init__(self) -> None:
         self._ended: set[str] = set()
+        self._taken_over: set[str] = set()
+        """A restarted controller has those stand still that were being healed, all there or not."""
         self._merged: dict[Assignment, int] = {}
         self._began: dict[Assignment, int] = {}
         """Step of the checkpoint, or of the state, that a generation went on from."""
@@ -34,7 +37,9 @@ class Invariants:
         assert not set(outcome.forgotten_jobs) & (set(before.jobs) | set(outcome.state.jobs))
         after = outcome.state
         _pods_serve_one_job(after)
-        _gangs_are_whole(after)
+        if isinstance(event, events.JobReloaded):
+            self._taken_over.add(event.job.id)
+        _gangs_are_whole(after, self._taken_over)
         _freed_pods_hold_nothing(after)
         _waiting_jobs_know_why(after)
 
@@ -152,14 +157,15 @@ def _pods_serve_one_job(state: State) -> None:
             assert pod.name in set(job.gang)
 
 
-def _gangs_are_whole(state: State) -> None:
+def _gangs_are_whole(state: State, taken_over: Collection[str]) -> None:
     for job in state.jobs.values():
         holding = [p for p in state.pods.values() if _serves(p, job)]
         working = [pod for pod in holding if pod.releasing_since is None]
         if job.awaited_since is not None:
             assert {p.name for p in working} <= set(job.gang)
         elif job.is_gathering:
-            assert {p.name for p in working} < set(job.gang) or job.reason.code in _ALL_THERE
+            all_there = {p.name for p in working} == set(job.gang)
+            assert not all_there or job.reason.code in _ALL_THERE or job.id in taken_over
             assert working, f"{job.id} waits with nobody"
         elif job.state in _HOLDING:
             least = job.spec.least_pods if job.state is not JobState.ADMITTED else job.spec.min_pods
