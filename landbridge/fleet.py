@@ -14,9 +14,11 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 
 from landbridge.client import Client
+from landbridge.errors import Unreachable
 from landbridge.local import LEASH
 
 
@@ -73,6 +75,19 @@ class Fleet:
     @property
     def controller_pid(self) -> int:
         return self._controller.pid
+
+    def await_controller(self, timeout: float = 60.0) -> None:
+        """Until it answers; raises Unreachable."""
+        deadline = time.monotonic() + timeout
+        with Client(self.address) as client:
+            while True:
+                try:
+                    client.version()
+                    return
+                except Unreachable:
+                    if time.monotonic() > deadline:
+                        raise
+                    time.sleep(0.05)
 
     def pids(self, pod: str) -> list[int]:
         """Of the pod's worker processes that run now, by host index."""
