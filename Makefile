@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := benchmarks controller landbridge model protos workers
 
-.PHONY: demo test soak check fix bench protos lock clean
+.PHONY: demo test soak chaos check fix bench protos lock clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m landbridge.demo
@@ -17,6 +17,10 @@ test: $(VENV)/.full
 # The random searches that are short in `make test`, for about half an hour.
 soak: $(VENV)/.full
 	LANDBRIDGE_EXAMPLES=200 $(BIN)/python -m pytest tests/contracts/test_sums.py
+
+# A hundred workers, pods and controllers killed under a job, in about twenty minutes.
+chaos: $(VENV)/.demo
+	$(BIN)/landbridge chaos examples/palm-chaos.yaml --seed 1 --kills 100
 
 check: $(VENV)/.full
 	$(BIN)/ruff format --check .
