@@ -11,8 +11,8 @@ from collections.abc import Mapping
 class WorkerConfig:
     """One host of one pod."""
 
-    controller: str
-    """HOST:PORT of the control plane, which the worker dials."""
+    controllers: tuple[str, ...]
+    """HOST:PORT of every controller that may run; the worker dials them in turn."""
     pod: str
     host_index: int
     state_dir: pathlib.Path

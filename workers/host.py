@@ -1,6 +1,7 @@
 """The control side of a host: dials the controller, obeys, reports. Never touches a device.
 
-The stream is dialled again with back-off when it breaks. A job goes on meanwhile, as far as its
+The stream is dialled again with back-off when it breaks, at one address after the other where there
+are several: a controller that stands by does not listen. A job goes on meanwhile, as far as its
 steps are granted, and what is to be told of it is kept; the controller that answers says whether it
 wants to hear it, or has it stopped. The process ends when it is dismissed or told to stop, and when
 no controller answers for long. jax.distributed lets no process into a second pod, so a host says
@@ -11,13 +12,14 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import enum
 import logging
 import os
 import pathlib
 import random
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 import grpc
@@ -55,6 +57,9 @@ CHANNEL_OPTIONS = (
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.max_receive_message_length", 16 << 20),
+    # How long a connection may take to be made. Left alone, gRPC waits 20 s for a machine that is
+    # gone, which is all the time that a controller gives hosts to come back.
+    ("grpc.min_reconnect_backoff_ms", 3_000),
 )
 
 _FINAL_CODES = frozenset(
@@ -69,6 +74,15 @@ _FINAL_CODES = frozenset(
 REDIAL_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0)
 REDIAL_LIMIT_SECONDS = 600.0
 """A host that finds no controller for ten minutes is an orphan and ends."""
+
+
+class _End(enum.Enum):
+    """How it ended with a controller that was dialled."""
+
+    NO_ANSWER = enum.auto()
+    LOST = enum.auto()
+    """It had answered."""
+    DISMISSED = enum.auto()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -89,7 +103,7 @@ class Host:
 
     def __init__(
         self,
-        controller: str,
+        controllers: Sequence[str],
         identity: HostIdentity,
         executor: Executor,
         exchange: GradientExchange,
@@ -97,9 +111,10 @@ class Host:
         checkpoints: pathlib.Path,
         emulator: LinkEmulator | None = None,
     ) -> None:
-        """`assemble` initialises the accelerators once and tells what there is. `checkpoints` is
-        where they lie unless a job says. `emulator` is the one that the exchange asks."""
-        self._controller = controller
+        """`controllers` are addresses, HOST:PORT. `assemble` initialises the accelerators once and
+        tells what there is. `checkpoints` is where they lie unless a job says. `emulator` is the
+        one that the exchange asks."""
+        self._controllers = controllers
         self._identity = identity
         self._executor = executor
         self._exchange = exchange
@@ -140,29 +155,38 @@ class Host:
         clock = asyncio.get_running_loop().time
         attempt, lost_at = 0, clock()
         while clock() - lost_at < REDIAL_LIMIT_SECONDS:
-            has_answered = False
-            try:
-                async with grpc.aio.insecure_channel(self._controller, CHANNEL_OPTIONS) as channel:
-                    async for command in self._attach(channel):
-                        has_answered = True
-                        if command.HasField("dismiss"):
-                            logger.warning("dismissed: %s", command.dismiss.reason)
-                            return
-                        await self._obey(command, channel)
-            except grpc.aio.AioRpcError as error:
-                if error.code() in _FINAL_CODES:
-                    raise
-                logger.warning("the controller is out of reach: %s", error.details())
+            for address in self._controllers:
+                end = await self._follow(address)
+                if end is _End.DISMISSED:
+                    return
+                if end is _End.LOST:
+                    attempt, lost_at = 0, clock()
+                    break
             if self._leaves_at is not None:
                 logger.warning("leaving, and no controller is there to hand over to")
                 return
-            if has_answered:
-                attempt, lost_at = 0, clock()
             delay = REDIAL_SECONDS[min(attempt, len(REDIAL_SECONDS) - 1)]
             attempt += 1
             # Jitter keeps the hosts of a fleet from dialling a restarted controller all at once.
             await asyncio.sleep(delay * random.uniform(0.5, 1.5))
-        logger.error("no controller at %s; giving up", self._controller)
+        logger.error("no controller at %s; giving up", " or ".join(self._controllers))
+
+    async def _follow(self, address: str) -> _End:
+        """Dial a controller and obey it as long as it is there."""
+        end = _End.NO_ANSWER
+        try:
+            async with grpc.aio.insecure_channel(address, CHANNEL_OPTIONS) as channel:
+                async for command in self._attach(channel):
+                    end = _End.LOST
+                    if command.HasField("dismiss"):
+                        logger.warning("dismissed: %s", command.dismiss.reason)
+                        return _End.DISMISSED
+                    await self._obey(command, channel)
+        except grpc.aio.AioRpcError as error:
+            if error.code() in _FINAL_CODES:
+                raise
+            logger.warning("the controller at %s is out of reach: %s", address, error.details())
+        return end
 
     async def _attach(self, channel: grpc.aio.Channel) -> AsyncIterator[pb.HostCommand]:
         self._outbox = asyncio.Queue()

@@ -72,7 +72,7 @@ class _Worker:
         self._loop: asyncio.AbstractEventLoop | None = None
         identity = self._identity()
         self._host = Host(
-            config.controller,
+            config.controllers,
             identity,
             self._executor,
             self._exchange,
@@ -157,6 +157,8 @@ def _check(config: WorkerConfig) -> None:
     """Refuse what would leave the link open to everybody, or peers without an address to dial, and
     an emulated link that is none."""
     parse_conditions(config.link)
+    for controller in config.controllers:
+        _address("--controller", controller)
     listen = _address("--listen", config.listen)
     if config.advertise:
         _address("--advertise", config.advertise, default_port=listen.port)

@@ -65,9 +65,14 @@ class Stream:
 class FakeController(control_pb2_grpc.ControlServiceServicer):
     """Serves Attach and nothing else."""
 
-    def __init__(self) -> None:
+    def __init__(self, server: grpc.aio.Server) -> None:
         self._streams: asyncio.Queue[Stream] = asyncio.Queue()
+        self._server = server
         self.address = ""
+
+    async def stop(self) -> None:
+        """As a controller does that is gone: nobody listens at its address any more."""
+        await self._server.stop(None)
 
     async def Attach(
         self, request_iterator: AsyncIterator[pb.HostEvent], context: grpc.aio.ServicerContext
@@ -87,7 +92,8 @@ class FakeController(control_pb2_grpc.ControlServiceServicer):
 
 @contextlib.asynccontextmanager
 async def fake_controller() -> AsyncIterator[FakeController]:
-    controller, server = FakeController(), grpc.aio.server()
+    server = grpc.aio.server()
+    controller = FakeController(server)
     control_pb2_grpc.add_ControlServiceServicer_to_server(controller, server)
     controller.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()

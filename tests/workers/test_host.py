@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import pathlib
+import socket
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
@@ -41,14 +42,17 @@ async def assemble(order: pb.AssemblePod) -> Inventory:
 
 @contextlib.asynccontextmanager
 async def running(
-    controller: FakeController, num_hosts: int, emulator: LinkEmulator | None = None
+    controller: FakeController,
+    num_hosts: int,
+    emulator: LinkEmulator | None = None,
+    others: Sequence[str] = (),
 ) -> AsyncIterator[Host]:
-    """Host 1 of a pod, or the only one."""
+    """Host 1 of a pod, or the only one. `others` are addresses to dial before the controller's."""
     exchange = LoopbackExchange(LoopbackLink())
     identity = HostIdentity("pod-0", num_hosts - 1, num_hosts, "127.0.0.1:1", "", "")
     executor = Executor(exchange, SoleAgreement(), lambda report: None)
     host = Host(
-        controller.address,
+        [*others, controller.address],
         identity,
         executor,
         exchange,
@@ -205,3 +209,38 @@ async def test_program_that_is_here_is_warm_and_not_fetched_again(controller, mo
         stream = await controller.attached()
         stream.order(pb.HostCommand(warm_program=pb.WarmProgram(bundle_digest="sha256:ab")))
         assert (await stream.hear("program_warmed")).program_warmed.bundle_digest == "sha256:ab"
+
+
+async def test_host_dials_one_address_after_the_other_until_a_controller_answers(controller):
+    with socket.socket() as standby:
+        # Bound and not listening, as the port of a controller that is not there.
+        standby.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{standby.getsockname()[1]}"
+        async with running(controller, num_hosts=1, others=[address]):
+            first = await controller.attached()
+            first.assemble(lead=first)
+            await first.hear("inventory")
+            first.break_off()
+            again = await controller.attached()
+            assert again.hello.incarnation == first.hello.incarnation
+
+
+async def test_host_follows_the_controller_to_another_address(controller):
+    async with (
+        fake_controller() as other,
+        running(other, num_hosts=1, others=[controller.address]),
+    ):
+        first = await controller.attached()
+        first.assemble(lead=first)
+        await first.hear("inventory")
+        await controller.stop()
+        again = await other.attached()
+        assert again.hello.incarnation == first.hello.incarnation
+
+
+async def test_address_where_nobody_speaks_holds_up_the_others_for_seconds_only(controller):
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        address = f"127.0.0.1:{mute.getsockname()[1]}"
+        async with running(controller, num_hosts=1, others=[address]):
+            async with asyncio.timeout(10):
+                await controller.attached()

@@ -17,7 +17,7 @@ from workers.main import bind_cores, serve
 
 
 def config(**fields: Any) -> WorkerConfig:
-    return WorkerConfig("127.0.0.1:1", "pod-0", 0, pathlib.Path("unused"), **fields)
+    return WorkerConfig(("127.0.0.1:1",), "pod-0", 0, pathlib.Path("unused"), **fields)
 
 
 @pytest.mark.parametrize("listen", ["0.0.0.0:8410", "[::]:8410", ":8410"])
@@ -30,6 +30,13 @@ def test_worker_that_peers_cannot_dial_is_refused_with_the_remedy(listen):
 def test_worker_open_to_other_machines_without_a_token_is_refused(listen):
     with pytest.raises(ValueError, match="set LANDBRIDGE_JOIN_TOKEN"):
         serve(config(listen=listen))
+
+
+@pytest.mark.parametrize("controllers", [("",), ("a:8401", "b")])
+def test_controller_that_is_no_address_is_refused_by_option(controllers):
+    told = WorkerConfig(controllers, "pod-0", 0, pathlib.Path("unused"))
+    with pytest.raises(ValueError, match=f"--controller: '{controllers[-1]}' is no address"):
+        serve(told)
 
 
 @pytest.mark.parametrize("fields", [{"listen": "::1:8410"}, {"advertise": "::x"}])
@@ -59,8 +66,9 @@ from workers.config import WorkerConfig
 from workers.main import serve
 
 controller, index, hosts, state, listen, advertise = sys.argv[1:]
+folder = pathlib.Path(state)
 config = WorkerConfig(
-    controller, "pod-0", int(index), pathlib.Path(state), int(hosts), listen, advertise, devices=1
+    (controller,), "pod-0", int(index), folder, int(hosts), listen, advertise, devices=1
 )
 sys.exit(serve(config))
 """
