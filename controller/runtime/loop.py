@@ -3,15 +3,14 @@
 One asyncio task owns the controller's state, one thread writes to the store. Everybody else posts
 events and reads the immutable state; there are no locks. Decisions are committed before their
 commands are executed; measurements are written and deleted jobs erased behind, in batches, off the
-decision path.
+decision path. When one of the two cannot be written, the loop ends: no controller goes on without
+keeping records. What was not written, hosts tell the next one again.
 """
 
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import dataclasses
-import functools
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +23,7 @@ from controller.core.liveness import LivenessPolicy
 from controller.core.record import MergedStep
 from controller.core.turn import Outcome, State
 from controller.runtime.store import JobRow, Store
+from controller.runtime.writer import Writer
 from protos import faults
 
 logger = logging.getLogger(__name__)
@@ -56,6 +56,7 @@ class Loop:
         execute: Callable[[commands.Command], None],
         *,
         policy: LivenessPolicy,
+        may_write: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.time,
         observe_latency: Callable[[float], None] = lambda seconds: None,
         observe_steps: Callable[[str, Sequence[MergedStep]], None] = lambda job, steps: None,
@@ -74,10 +75,11 @@ class Loop:
         self._observe_job = observe_job
         self._observe_event = observe_event
         self._queue: asyncio.Queue[_Posted] = asyncio.Queue()
-        self._writer = concurrent.futures.ThreadPoolExecutor(1, "store-writer")
+        self._writer = Writer(may_write)
         self._unwritten: list[tuple[str, dict[str, Any]]] = []
         self._erasing: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
+        self._failure: Exception | None = None
 
     def post(self, event: events.Event) -> None:
         """Something happened. Returns at once; must be called on the loop's thread."""
@@ -85,7 +87,9 @@ class Loop:
 
     async def ask(self, event: events.Event) -> None:
         """Something is wanted. Returns when it is decided and written, or when a job that is to be
-        forgotten is erased; raises ControllerError, and what a store raises that cannot erase."""
+        forgotten is erased; raises ControllerError, and what a store raises that cannot write."""
+        if self._failure is not None:
+            raise self._failure
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue.put_nowait(_Posted(event, time.perf_counter(), done))
         await done
@@ -101,12 +105,21 @@ class Loop:
             self.post(events.JobReloaded(job, records))
 
     async def run(self) -> None:
-        """Handle events until cancelled; then write what is still unwritten."""
+        """Handle events until cancelled; then write what is still unwritten. Raises what the store
+        raises that cannot write, at a step record within TICK_SECONDS, and what `may_write` does.
+        """
         ticker = asyncio.create_task(self._tick())
         flusher = asyncio.create_task(self._flush_steps())
         try:
             while True:
-                await self._turn(await self._queue.get())
+                posted = await self._queue.get()
+                try:
+                    if isinstance(posted.event, events.Ticked):
+                        self._writer.check()
+                    await self._turn(posted)
+                except Exception as error:
+                    self._refuse(posted, error)
+                    raise
         finally:
             ticker.cancel()
             flusher.cancel()
@@ -114,7 +127,17 @@ class Loop:
                 erasing.cancel()
             await asyncio.gather(*self._erasing, return_exceptions=True)
             self._write_steps()
-            await asyncio.to_thread(self._writer.shutdown)
+            await asyncio.to_thread(self._writer.close)
+            if self._writer.failure is not None:
+                logger.error("records are not in the store: %s", self._writer.failure)
+
+    def _refuse(self, posted: _Posted | None, error: Exception) -> None:
+        """Nobody waits for an answer that cannot come."""
+        self._failure = error
+        while posted is not None:
+            if posted.done is not None and not posted.done.done():
+                posted.done.set_exception(error)
+            posted = None if self._queue.empty() else self._queue.get_nowait()
 
     async def _turn(self, posted: _Posted) -> None:
         try:
@@ -158,9 +181,7 @@ class Loop:
             keys = {event.job_id: (event.idempotency_key, event.body_digest)}
         for entry in outcome.entries:
             logger.info("%s", entry.message, extra={"kind": entry.kind, "job": entry.job_id})
-        await asyncio.get_running_loop().run_in_executor(
-            self._writer, self._store.commit, now, rows, outcome.entries, keys
-        )
+        await self._writer.write(self._store.commit, now, rows, outcome.entries, keys)
 
     def _now(self) -> float:
         jump = faults.at("clock")
@@ -170,8 +191,7 @@ class Loop:
 
     def _write_steps(self) -> None:
         if self._unwritten:
-            written = self._writer.submit(self._store.append_steps, self._unwritten)
-            written.add_done_callback(_log_failure)
+            self._writer.write_behind(self._store.append_steps, self._unwritten)
             self._unwritten = []
 
     def _erase_behind(self, job_ids: Sequence[str], done: asyncio.Future[None] | None) -> None:
@@ -182,10 +202,8 @@ class Loop:
 
     async def _erase(self, job_ids: Sequence[str]) -> None:
         """The writer takes turns: what was decided during a batch is committed before the next."""
-        in_writer = asyncio.get_running_loop().run_in_executor
         for job_id in job_ids:
-            erase = functools.partial(self._store.erase_some, job_id, ERASE_BATCH_ROWS)
-            while not await in_writer(self._writer, erase):
+            while not await self._writer.try_to(self._store.erase_some, job_id, ERASE_BATCH_ROWS):
                 pass
             logger.info("job %s was deleted", job_id)
 
@@ -218,10 +236,3 @@ def _answer(erasing: asyncio.Task[None], done: asyncio.Future[None] | None) -> N
         waiting.set_exception(error)
     elif waiting is not None:
         waiting.set_result(None)
-
-
-def _log_failure(written: concurrent.futures.Future[None]) -> None:
-    """Measurements that cannot be written are lost for the curve, never for the training."""
-    error = written.exception()
-    if error is not None:
-        logger.error("step records could not be written: %s", error)

@@ -244,25 +244,87 @@ async def test_steps_not_yet_written_are_written_at_the_stop(store: Store) -> No
 
 
 class _Full(Store):
-    """Takes decisions and has no room for measurements."""
+    """Takes decisions, and has no room for measurements the first time."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.refusals = 0
 
     def append_steps(self, documents: Sequence[tuple[str, dict[str, Any]]]) -> None:
-        raise OSError("no space left")
+        self.refusals += 1
+        if self.refusals == 1:
+            raise OSError("no space left")
+        super().append_steps(documents)
 
 
-async def test_steps_that_cannot_be_written_are_lost_for_the_curve_only(
-    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    full = _Full(f"sqlite:///{tmp_path / 'full.db'}")
-    full.migrate()
+@pytest.fixture
+async def full(tmp_path: pathlib.Path) -> AsyncIterator[_Full]:
+    opened = _Full(f"sqlite:///{tmp_path / 'full.db'}")
+    opened.migrate()
+    yield opened
+    opened.close()
+
+
+async def test_steps_that_cannot_be_written_end_the_loop(full: _Full) -> None:
+    loop = _loop(full, Observed())
+    async with running(loop) as task:
+        await _start(loop)
+        await loop.ask(_applied(1, 2))
+        async with asyncio.timeout(5):
+            with pytest.raises(OSError, match="no space left"):
+                await task
+
+
+async def test_nothing_is_written_after_steps_that_were_not(full: _Full) -> None:
+    """There would be room for it: the job would end with a hole in its curve."""
     loop = _loop(full, Observed())
     async with running(loop):
         await _start(loop)
-        await loop.ask(_applied(1, 2, 3, 4))
-        document = full.job_document("job-1")
-        assert document is not None and document["state"] == "SUCCEEDED"
-    full.close()
-    assert "step records could not be written: no space left" in caplog.text
+        journal = full.last_event_seq()
+        await loop.ask(_applied(1, 2))
+        with pytest.raises(OSError, match="no space left"):
+            await loop.ask(_applied(3, 4))
+    assert full.refusals == 1
+    assert full.steps("job-1", 0, 9) == [] and full.last_event_seq() == journal
+    document = full.job_document("job-1")
+    assert document is not None and document["state"] == "RUNNING"
+
+
+async def test_whoever_asks_a_loop_that_the_store_has_ended_is_told(full: _Full) -> None:
+    loop = _loop(full, Observed())
+    async with running(loop) as task:
+        await _start(loop)
+        # All of it before the loop has its turn.
+        asked = [
+            asyncio.create_task(loop.ask(event))
+            for event in (_applied(1), _applied(2, 3, 4), events.JobSubmitted("job-2", spec()))
+        ]
+        _, ended, later = await asyncio.gather(*asked, return_exceptions=True)
+        with pytest.raises(OSError):
+            await task
+        assert str(ended) == str(later) == "no space left"
+        with pytest.raises(OSError, match="no space left"):
+            await loop.ask(events.CancelRequested("job-1", "ada"))
+
+
+async def test_loop_that_may_not_write_any_more_ends_and_writes_nothing(store: Store) -> None:
+    lost: list[str] = []
+
+    def may_write() -> None:
+        if lost:
+            raise RuntimeError(lost[0])
+
+    loop = _loop(store, Observed(), may_write=may_write)
+    async with running(loop) as task:
+        await _start(loop)
+        await loop.ask(_applied(1))
+        lost.append("another controller runs")
+        async with asyncio.timeout(5):
+            with pytest.raises(RuntimeError, match="another controller runs"):
+                await task
+    document = store.job_document("job-1")
+    assert document is not None and document["state"] == "RUNNING"
+    assert [document["step"] for document in store.steps("job-1", 0, 9)] in ([], [1])
 
 
 class _Erasing(Store):

@@ -19,6 +19,7 @@ from controller.core.job import Job, JobState, Reason
 from controller.core.turn import Entry
 from controller.runtime import schema
 from controller.runtime.store import InvalidPageToken, JobQuery, JobRow, Store, put_steps
+from controller.runtime.store_failure import StoreFailed
 from tests.controller.core.linked_pods import POLICY
 from tests.controller.core.world import spec
 
@@ -124,7 +125,7 @@ def test_specification_comes_back_as_submitted(store: Store) -> None:
 def test_commit_that_fails_leaves_nothing(store: Store) -> None:
     _commit(store, _job("a"), a=("key", "digest"))
     entry = Entry("job.submitted", "b", "b")
-    with pytest.raises(sa.exc.IntegrityError):
+    with pytest.raises(StoreFailed, match="UNIQUE"):
         _commit(store, _job("b"), entries=(entry,), b=("key", "digest"))
     assert _ids(store) == ["a"]
     assert store.events(0, 10) == []
