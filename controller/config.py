@@ -79,6 +79,8 @@ class ControllerConfig:
     but `http`."""
     store_url: str = ""
     """SQLAlchemy URL; empty for SQLite in the state directory."""
+    standby: bool = False
+    """Whether to wait while another controller holds the state, and to take over from it."""
     launcher: LauncherKind = LauncherKind.LOCAL
     fleet: Fleet = Fleet()
     ray_address: str = ""

@@ -9,32 +9,29 @@ import dataclasses
 import logging
 import pathlib
 import signal
-import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Sequence
 
-import uvicorn
-from starlette.types import ASGIApp
-
+from controller import standby
 from controller.api.app import MetricsOnly, create_app
 from controller.api.context import ApiContext
 from controller.config import Address, ControllerConfig, LauncherKind
 from controller.core import commands
 from controller.core.liveness import LivenessPolicy
+from controller.http_server import serving
 from controller.runtime.host_service import ControlService, HostServer, ProgramService
 from controller.runtime.launcher.base import Launcher, WorkerPlan
 from controller.runtime.launcher.local import LocalLauncher
 from controller.runtime.launcher.none import NoLauncher
+from controller.runtime.lease import Holder, Lease, LeaseLost
 from controller.runtime.loop import Loop
 from controller.runtime.lowering import Lowerer
 from controller.runtime.metrics import Metrics
 from controller.runtime.store import Store
+from controller.runtime.store_failure import StoreFailed
 
 logger = logging.getLogger(__name__)
-
-STREAM_GRACE_SECONDS = 2.0
-"""Open event streams of browsers are cut off after this when the controller stops."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -50,35 +47,50 @@ class Endpoints:
 
 
 def serve(config: ControllerConfig, announce: Callable[[Endpoints], None]) -> int:
-    """Run until SIGTERM or SIGINT; returns the exit status. Raises ConfigError, OSError.
+    """Run until SIGTERM or SIGINT; returns the exit status. Raises ConfigError, OSError; LeaseHeld
+    where another controller runs on this state; LeaseLost and StoreFailed where nothing can be
+    put on record any more.
 
     `announce` is called once, when every endpoint answers.
     """
     config.check()
-    config.state_dir.mkdir(parents=True, exist_ok=True)
-    _configure_logging(config.state_dir)
+    _log_to_terminal()
     return asyncio.run(_run(config, announce))
 
 
 async def _run(config: ControllerConfig, announce: Callable[[Endpoints], None]) -> int:
-    # Made inside the event loop: a gRPC server belongs to the loop it is made in.
-    return await _Controller(config).run(announce)
+    stop = _stop_signal()
+    with contextlib.ExitStack() as stack:
+        leases = await standby.hold(config, stop)
+        if leases is None:
+            return 0
+        for lease in leases:
+            stack.callback(lease.release)
+        _log_to_file(config.state_dir)
+        try:
+            # Made inside the event loop: a gRPC server belongs to the loop it is made in.
+            return await _Controller(config, leases).run(stop, announce)
+        except (LeaseLost, StoreFailed) as error:
+            logger.error("the controller stops: %s", error)
+            raise
 
 
 class _Controller:
     """The objects of one controller and the order in which they start and stop."""
 
-    def __init__(self, config: ControllerConfig) -> None:
+    def __init__(self, config: ControllerConfig, leases: Sequence[Lease]) -> None:
         policy = LivenessPolicy()
         bundles = config.state_dir / "bundles"
         bundles.mkdir(exist_ok=True)
         self._config = config
+        self._leases = leases
         self._store = Store(config.database_url)
         self._metrics = Metrics(lambda: self._loop.state)
         self._loop = Loop(
             self._store,
             self._execute,
             policy=policy,
+            may_write=self._check_leases,
             observe_latency=self._metrics.observe_latency,
             observe_steps=self._metrics.observe_steps,
             observe_job=self._metrics.observe_job,
@@ -102,8 +114,8 @@ class _Controller:
             forget_job=self._metrics.forget,
         )
 
-    async def run(self, announce: Callable[[Endpoints], None]) -> int:
-        stop = _stop_signal()
+    async def run(self, stop: asyncio.Event, announce: Callable[[Endpoints], None]) -> int:
+        self._store.verify()
         self._store.migrate()
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self._store.close)
@@ -118,6 +130,9 @@ class _Controller:
             lag_task = await stack.enter_async_context(_running(self._metrics.watch_event_loop()))
             api_url, metrics_url, http_tasks = await stack.enter_async_context(self._answering())
             await self._launcher.start(plan)
+            holder = Holder.this_process(api_url, str(grpc_address))
+            for lease in self._leases:
+                lease.tell(holder)
             announce(Endpoints(api_url, str(grpc_address), f"{metrics_url}/metrics"))
             stopped = asyncio.create_task(stop.wait())
             tasks = {loop_task, lag_task, *http_tasks, stopped}
@@ -131,16 +146,20 @@ class _Controller:
         """The URLs that serve the API and the metrics, and the tasks that do; raises OSError."""
         app = create_app(self._api)
         async with contextlib.AsyncExitStack() as stack:
-            url, serving = await stack.enter_async_context(_http(app, self._config.http))
-            urls, tasks = [url], [serving]
+            url, answering = await stack.enter_async_context(serving(app, self._config.http))
+            urls, tasks = [url], [answering]
             if self._config.metrics is not None:
-                url, serving = await stack.enter_async_context(
-                    _http(MetricsOnly(app), self._config.metrics)
+                url, answering = await stack.enter_async_context(
+                    serving(MetricsOnly(app), self._config.metrics)
                 )
                 urls.append(url)
-                tasks.append(serving)
+                tasks.append(answering)
             stack.callback(self._api.stopping.set)
             yield urls[0], urls[-1], tasks
+
+    def _check_leases(self) -> None:
+        for lease in self._leases:
+            lease.check()
 
     def _worker_plan(self, grpc_address: Address) -> WorkerPlan:
         return WorkerPlan(
@@ -194,54 +213,34 @@ async def _running(coroutine: object) -> AsyncIterator[asyncio.Task[None]]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: the controller has its own."""
+class _LogFile(logging.FileHandler):
+    """A log that has no room is not worth a traceback for every line: the store has none either,
+    and says so."""
 
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-def _listen(address: Address) -> socket.socket:
-    """A listening socket, so that nobody who reads the ready line is refused."""
-    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    try:
-        return socket.create_server((address.host, address.port), family=family)
-    except OSError as error:
-        raise OSError(f"cannot listen on {address}: {error.strerror}") from error
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
 
 
-@contextlib.asynccontextmanager
-async def _http(app: ASGIApp, address: Address) -> AsyncIterator[tuple[str, asyncio.Task[None]]]:
-    """The URL of a server for the block, and the task that serves; raises OSError."""
-    server = _Server(
-        uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,
-            timeout_graceful_shutdown=int(STREAM_GRACE_SECONDS),
-        )
-    )
-    sock = _listen(address)
-    task = asyncio.create_task(server.serve(sockets=[sock]))
-    try:
-        yield f"http://{Address(address.host, sock.getsockname()[1])}", task
-    finally:
-        server.should_exit = True
-        await asyncio.gather(task, return_exceptions=True)
-
-
-def _configure_logging(state_dir: pathlib.Path) -> None:
-    """Decisions and warnings go to a file; a terminal that runs `up` shows warnings only."""
-    line = logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
-    line.converter = time.gmtime
-    logs = state_dir / "logs"
-    logs.mkdir(exist_ok=True)
-    to_file = logging.FileHandler(logs / "controller.log")
-    to_file.setFormatter(line)
+def _log_to_terminal() -> None:
+    """A terminal that runs `up` shows warnings only."""
     to_terminal = logging.StreamHandler(sys.stderr)
     to_terminal.setLevel(logging.WARNING)
-    to_terminal.setFormatter(line)
+    to_terminal.setFormatter(_line())
     root = logging.getLogger()
     root.setLevel(logging.INFO)
-    root.handlers = [to_file, to_terminal]
+    root.handlers = [to_terminal]
+
+
+def _log_to_file(state_dir: pathlib.Path) -> None:
+    """Decisions and warnings go to a file, which is that of the controller that runs here."""
+    logs = state_dir / "logs"
+    logs.mkdir(exist_ok=True)
+    to_file = _LogFile(logs / "controller.log")
+    to_file.setFormatter(_line())
+    logging.getLogger().addHandler(to_file)
+
+
+def _line() -> logging.Formatter:
+    line = logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    line.converter = time.gmtime
+    return line

@@ -4,6 +4,7 @@ LandbridgeError
 |- Unreachable          nobody answers at the address
 |- WaitTimedOut         a job had not ended in time; it goes on
 |- NotInstalled         this machine lacks what a command needs
+|- StateHeld            another controller runs on the same state
 `- ApiError             the controller answered with a problem
     |- InvalidSpec      422, with everything that is wrong
     |- NotFound         404
@@ -38,6 +39,13 @@ class NotInstalled(LandbridgeError):
 
     def __init__(self, detail: str) -> None:
         super().__init__("not-installed", detail)
+
+
+class StateHeld(LandbridgeError):
+    """Another controller runs on the same state; the message says which."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("state-held", detail)
 
 
 class Unreachable(LandbridgeError):

@@ -18,6 +18,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from controller.api.answers import json_response
+from controller.runtime.lease import LeaseLost
+from controller.runtime.store_failure import StoreFailed
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +111,12 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(ApiProblem)
     async def _api_problem(request: Request, error: ApiProblem) -> Response:
         return problem_response(request, error)
+
+    @app.exception_handler(StoreFailed)
+    @app.exception_handler(LeaseLost)
+    async def _no_records(request: Request, error: Exception) -> Response:
+        logger.error("a request met this: %s", error)
+        return problem_response(request, ApiProblem(503, "store-failed", str(error)))
 
     @app.exception_handler(HTTPException)
     async def _http_error(request: Request, error: HTTPException) -> Response:

@@ -38,6 +38,8 @@ SERVER_OPTIONS = (
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
     ("grpc.max_receive_message_length", 16 << 20),
+    # Else a second server may listen on a port that is taken, and gets some of its hosts.
+    ("grpc.so_reuseport", 0),
 )
 
 HostCommand = (

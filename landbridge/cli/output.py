@@ -21,6 +21,7 @@ _EXIT_CODES: Sequence[tuple[type[errors.LandbridgeError], int]] = (
     (errors.NotAllowed, NOT_ALLOWED),
     (errors.Unreachable, UNREACHABLE),
     (errors.Conflict, CONFLICT),
+    (errors.StateHeld, CONFLICT),
     (errors.WaitTimedOut, TIMED_OUT),
     (errors.LandbridgeError, JOB_FAILED),
 )

@@ -13,7 +13,7 @@ import typer
 
 from landbridge.cli import output
 from landbridge.cli.options import Json
-from landbridge.errors import LandbridgeError
+from landbridge.errors import LandbridgeError, StateHeld
 
 if TYPE_CHECKING:
     from controller.main import Endpoints
@@ -69,6 +69,13 @@ MetricsPort = Annotated[
         help="Serve /metrics alone on this port too, at the host of the API.",
     ),
 ]
+Standby = Annotated[
+    bool,
+    typer.Option(
+        "--standby",
+        help="While another controller runs on the same state, wait, and take over when it ends.",
+    ),
+]
 ConfigFile = Annotated[
     pathlib.Path | None,
     typer.Option(
@@ -93,6 +100,7 @@ def up(
     metrics_port: MetricsPort = None,
     state_dir: StateDir = DEFAULT_STATE_DIR,
     store: Annotated[str, typer.Option(help="SQLAlchemy URL; SQLite if left out.")] = "",
+    standby: Standby = False,
     link_bandwidth: Bandwidth = "",
     link_latency: Latency = "",
     link_jitter: Jitter = "",
@@ -108,10 +116,13 @@ def up(
     """Run a controller and, with the local launcher, the pods of a simulated fleet.
 
     LANDBRIDGE_TOKEN and LANDBRIDGE_JOIN_TOKEN are needed to listen beyond this machine. SIGTERM and
-    Ctrl-C stop everything it started.
+    Ctrl-C stop everything it started. One controller runs on a state directory; a second one is
+    refused (exit code 7), or waits with --standby.
     """
     from controller import main
     from controller.config import Address, ConfigError, ControllerConfig, Fleet, LauncherKind
+    from controller.runtime.lease import LeaseHeld, LeaseLost
+    from controller.runtime.store_failure import StoreFailed
 
     with _starting("controller", refusal=ConfigError):
         link = _link_texts(
@@ -123,6 +134,7 @@ def up(
             grpc=Address.parse(grpc),
             metrics_port=metrics_port,
             store_url=store,
+            standby=standby,
             launcher=LauncherKind(launcher),
             fleet=Fleet(
                 pods, hosts_per_pod, devices_per_host, link, link_emulator, device_flops_per_second
@@ -131,11 +143,22 @@ def up(
             token=os.environ.get("LANDBRIDGE_TOKEN", ""),
             join_token=os.environ.get("LANDBRIDGE_JOIN_TOKEN", ""),
         )
-        return main.serve(told, _announce_json if json else _announce)
+        try:
+            return main.serve(told, _announce_json if json else _announce)
+        except LeaseHeld as error:
+            raise StateHeld(str(error)) from error
+        except (LeaseLost, StoreFailed) as error:
+            raise LandbridgeError("store-failed", f"the controller stopped: {error}") from error
 
 
 def worker(
-    controller: Annotated[str, typer.Option(help="HOST:PORT of the controller's gRPC.")],
+    controller: Annotated[
+        str,
+        typer.Option(
+            help="HOST:PORT of the controller's gRPC; several, with commas between, are dialled in "
+            "turn until one answers."
+        ),
+    ],
     pod: Annotated[str, typer.Option(help="Name of the pod this host belongs to.")],
     host_index: Annotated[int, typer.Option(min=0)] = 0,
     hosts: Annotated[int, typer.Option(min=1, help="Hosts of the pod.")] = 1,
@@ -176,7 +199,7 @@ def worker(
             link_bandwidth, link_latency, link_jitter, link_stall_every, link_stall, link_drop
         )
         told = WorkerConfig(
-            controller=controller,
+            controllers=tuple(address.strip() for address in controller.split(",")),
             pod=pod,
             host_index=host_index,
             state_dir=state_dir.expanduser(),

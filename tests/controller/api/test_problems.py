@@ -141,3 +141,17 @@ async def test_every_route_is_described(controller: Rig) -> None:
     for operation in operations:
         assert "application/problem+json" in operation["responses"]["422"]["content"]
     assert create_app(controller.context).docs_url is None
+
+
+async def test_request_that_the_store_cannot_serve_says_what_is_wrong_with_it(
+    tmp_path: pathlib.Path,
+) -> None:
+    async with rig(tmp_path) as controller:
+        (tmp_path / "test.db").rename(tmp_path / "elsewhere.db")
+        answer = await controller.http.post("/api/v1/jobs", json=SPEC)
+        assert answer.status_code == 503
+        assert answer.json()["type"] == "urn:landbridge:problem:store-failed"
+        assert "was moved, deleted or replaced" in answer.json()["detail"]
+        # The loop has ended with it, and nobody waits for what cannot come.
+        again = await controller.http.post("/api/v1/jobs", json=SPEC)
+        assert again.status_code == 503
