@@ -1,0 +1,127 @@
+"""The disk below the store is full, then its log is torn, while a job runs: the curve has no hole."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import re
+import shutil
+import sqlite3
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from landbridge.client import Client
+from tests.e2e.curves import digest_of, losses_of
+from tests.e2e.test_controller_death import free_port, workers
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
+
+STEPS = 150
+DATA = {"epochs": 1000}
+
+
+@pytest.fixture
+def small_disk(tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount a file system")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=16m", "landbridge-test", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        pytest.skip(f"this machine mounts nothing: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@contextlib.contextmanager
+def controller_on(state: pathlib.Path, grpc: str) -> Iterator[tuple[subprocess.Popen, Client]]:
+    """One whose words do not lie on the disk that is full."""
+    command = [sys.executable, "-m", "landbridge", "up", "--launcher", "none", "--grpc", grpc]
+    command += ["--http", "127.0.0.1:0", "--state-dir", str(state)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            ready = re.search(r"ready: (http://\S+)", process.stdout.readline())
+            assert ready, process.stderr and process.stderr.read()
+            with Client(ready[1]) as client:
+                yield process, client
+        finally:
+            process.kill()
+
+
+def fill(folder: pathlib.Path) -> pathlib.Path:
+    ballast = folder / "ballast"
+    with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(bytes(4096)):
+            pass
+    return ballast
+
+
+def steps_on_record(state: pathlib.Path, copy: pathlib.Path, job_id: str) -> int:
+    """In a copy, since whoever opens the files writes to them."""
+    copy.mkdir()
+    for file in state.glob("landbridge.db*"):
+        shutil.copy(file, copy)
+    with contextlib.closing(sqlite3.connect(copy / "landbridge.db")) as found:
+        query = "SELECT count(*) FROM steps WHERE job_id = ?"
+        return found.execute(query, (job_id,)).fetchone()[0]
+
+
+def tear(log: pathlib.Path) -> None:
+    """Cut the log in the middle of its last frame: 32 bytes, then frames of 24 bytes and a page.
+    Frames with other salts are of an earlier round."""
+    written = log.read_bytes()
+    page_bytes, salts, frames = struct.unpack(">I", written[8:12])[0], written[16:24], 0
+    while written[(at := 32 + frames * (24 + page_bytes)) + 8 : at + 16] == salts:
+        frames += 1
+    os.truncate(log, at - page_bytes // 2)
+
+
+def reaches(client: Client, job_id: str, step: int) -> None:
+    client.wait(job_id, until=lambda job: job["step"] >= step, timeout=120)
+
+
+def test_full_disk_and_torn_log_leave_no_hole_in_the_curve(
+    small_disk, tmp_path, warm_state, make_spec
+):
+    for name in ("bundles", "compilation-cache"):
+        (warm_state / name).mkdir(exist_ok=True)
+        os.symlink(warm_state / name, small_disk / name, target_is_directory=True)
+    grpc = f"127.0.0.1:{free_port()}"
+    document = make_spec(data=DATA, train={"steps": STEPS, "digest_every": 50})
+    with workers(grpc, tmp_path) as pids:
+        with controller_on(small_disk, grpc) as (process, client):
+            client.wait_for_pods(2, timeout=120)
+            undisturbed = client.wait(client.submit(document)["id"], timeout=200)
+            assert undisturbed["state"] == "SUCCEEDED", undisturbed["reason"]
+            curve = losses_of(client, undisturbed["id"])
+            job_id = client.submit(document)["id"]
+            reaches(client, job_id, 20)
+            ballast = fill(small_disk)
+            assert process.wait(60) == 1
+            assert process.stderr is not None
+            assert re.search(r"landbridge\.db has no room: .* make room", process.stderr.read())
+        ballast.unlink()
+        with controller_on(small_disk, grpc) as (process, client):
+            reaches(client, job_id, 60)
+            process.kill()
+            process.wait()
+        before = steps_on_record(small_disk, tmp_path / "before", job_id)
+        tear(small_disk / "landbridge.db-wal")
+        assert 0 < steps_on_record(small_disk, tmp_path / "after", job_id) < before
+        with controller_on(small_disk, grpc) as (_, client):
+            job = client.wait(job_id, timeout=200)
+            assert job["state"] == "SUCCEEDED", job["reason"]
+            assert (job["attempt"], job["generation"]) == (1, 1)
+            assert losses_of(client, job_id) == curve
+            assert digest_of(job) == digest_of(undisturbed)
+            there = {host["pid"] for pod in client.pods()["pods"] for host in pod["hosts"]}
+            assert there == set(pids)
