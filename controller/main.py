@@ -11,7 +11,7 @@ import pathlib
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 from controller import standby
 from controller.api.app import MetricsOnly, create_app
@@ -66,7 +66,7 @@ async def _run(config: ControllerConfig, announce: Callable[[Endpoints], None]) 
             return 0
         for lease in leases:
             stack.callback(lease.release)
-        _log_to_file(config.state_dir)
+        stack.enter_context(_log_to_file(config.state_dir))
         try:
             # Made inside the event loop: a gRPC server belongs to the loop it is made in.
             return await _Controller(config, leases).run(stop, announce)
@@ -119,13 +119,14 @@ class _Controller:
         self._store.migrate()
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self._store.close)
+            # Before any host can dial: one that holds a job nobody knows of is told to stop.
+            await self._loop.reload()
             grpc_address = await self._hosts.start(self._config.grpc)
             stack.push_async_callback(self._hosts.stop, 1.0)
             stack.push_async_callback(self._lowerer.close)
             plan = self._worker_plan(grpc_address)
             # The loop stops first: pods that end because the controller does are not lost pods.
             stack.push_async_callback(self._launcher.stop)
-            await self._loop.reload()
             loop_task = await stack.enter_async_context(_running(self._loop.run()))
             lag_task = await stack.enter_async_context(_running(self._metrics.watch_event_loop()))
             api_url, metrics_url, http_tasks = await stack.enter_async_context(self._answering())
@@ -231,13 +232,21 @@ def _log_to_terminal() -> None:
     root.handlers = [to_terminal]
 
 
-def _log_to_file(state_dir: pathlib.Path) -> None:
+@contextlib.contextmanager
+def _log_to_file(state_dir: pathlib.Path) -> Iterator[None]:
     """Decisions and warnings go to a file, which is that of the controller that runs here."""
     logs = state_dir / "logs"
     logs.mkdir(exist_ok=True)
     to_file = _LogFile(logs / "controller.log")
     to_file.setFormatter(_line())
     logging.getLogger().addHandler(to_file)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(to_file)
+        # What there was no room for is not written now either.
+        with contextlib.suppress(OSError):
+            to_file.close()
 
 
 def _line() -> logging.Formatter:

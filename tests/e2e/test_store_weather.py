@@ -1,4 +1,4 @@
-"""The disk below the store is full, then its log is torn, while a job runs: the curve has no hole."""
+"""While a job runs, the disk below the store is full, then its log is torn: no step is missing."""
 
 from __future__ import annotations
 

@@ -15,7 +15,6 @@ from collections.abc import Iterator, Sequence
 import httpx2
 import pytest
 
-from landbridge.cli import main
 from landbridge.local import local_controller
 
 NO_PODS = ("--pods", "0", "--launcher", "none")
@@ -142,10 +141,9 @@ def test_controller_whose_lock_file_was_deleted_stops_and_says_so(tmp_path: path
         assert only.process.wait(30) == 1
 
 
-def test_damaged_store_keeps_a_controller_from_starting(
-    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "landbridge.db").write_bytes(b"not a database" * 100)
-    at = ["--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0"]
-    assert main(["up", *NO_PODS, *at, "--state-dir", str(tmp_path)]) == 1
-    assert f"{tmp_path / 'landbridge.db'} is damaged; move" in capsys.readouterr().err
+def test_damaged_store_keeps_a_controller_from_starting(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "landbridge.db"
+    path.write_bytes(b"not a database" * 100)
+    with up(tmp_path) as only:
+        only.says(f"error: the controller stopped: the store {path} is damaged; move")
+        assert only.process.wait(30) == 1
