@@ -151,11 +151,12 @@ class Store:
     @contextlib.contextmanager
     def _writing(self) -> Iterator[sa.Connection]:
         """A transaction: all of it is written, or nothing."""
-        if self._inode is not None and not self._is_in_place():
-            # SQLite would write on to a file without a name.
-            raise moved(self._url)
-        with self._explained(), self._engine.begin() as connection:
-            yield connection
+        with self._explained():
+            if self._inode is not None and not self._is_in_place():
+                # SQLite would write on to a file without a name.
+                raise moved(self._url)
+            with self._engine.begin() as connection:
+                yield connection
 
     def _is_in_place(self) -> bool:
         path = file_of(self._url)

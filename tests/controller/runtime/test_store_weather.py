@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import pathlib
 import random
@@ -18,6 +19,7 @@ from controller.runtime import lease
 from controller.runtime.lease import Holder
 from controller.runtime.store import JobQuery, JobRow, Store
 from controller.runtime.store_failure import StoreFailed
+from protos import faults
 from tests.controller.core.world import spec
 
 FRAME_BYTES = 4096 + 24
@@ -116,6 +118,19 @@ def test_read_only_disk_is_named_with_the_remedy(mounted) -> None:
     me = Holder.this_process("http://h:1", "h:2")
     with pytest.raises(OSError, match=r"cannot be written and locked: Read-only file system"):
         lease.take(folder / lease.NAME, me)
+
+
+def test_what_the_system_refuses_is_told_as_what_sqlite_does(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(place: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with opened(tmp_path / "store.db") as store:
+        monkeypatch.setattr(faults, "at", full)
+        with pytest.raises(StoreFailed, match=r"store\.db has no room: \d+ bytes .* No space left"):
+            commit(store, 0)
+        assert on_record(store) == []
 
 
 @pytest.fixture
