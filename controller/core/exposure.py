@@ -69,10 +69,19 @@ def waits(progress: Progress) -> bool:
 def warnings(job: Job, pods: Mapping[str, Pod]) -> list[Warned]:
     """What holds the job up, most first; none of a job that does not run."""
     progress = job.progress
-    if job.state is not JobState.RUNNING or progress is None or not progress.waits_for_link:
+    if job.state is not JobState.RUNNING or progress is None:
         return []
-    hint = ways_out(job.exchange, job.spec.choice)
-    return [Warned("LinkBound", sentence(progress, job.gang, pods), hint)]
+    warned = []
+    if progress.waits_for_link:
+        hint = ways_out(job.exchange, job.spec.choice)
+        warned.append(Warned("LinkBound", sentence(progress, job.gang, pods), hint))
+    if progress.straggler:
+        message = f"every step waits for {progress.straggler}, which is slower than the others"
+        hint = (
+            f"look what else its machines do; landbridge drain {progress.straggler} goes on without"
+        )
+        warned.append(Warned("Straggler", message, hint))
+    return warned
 
 
 def sentence(progress: Progress, gang: tuple[str, ...], pods: Mapping[str, Pod]) -> str:

@@ -13,9 +13,10 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 
-from controller.core import merging
+from controller.core import merging, straggling
 from controller.core.merging import Slots, Waits
 from controller.core.record import MergedStep, StepRecord
+from controller.core.straggling import Paces
 from controller.core.totals import Durations, Totals
 
 WINDOW_STEPS = 64
@@ -84,6 +85,9 @@ class Progress:
     totals: Totals = dataclasses.field(default_factory=Totals)
     residual_norm: float | None = None
     """The newest."""
+    paces: Paces = dataclasses.field(default_factory=dict)
+    straggler: str = ""
+    """The pod that people were told all others wait for (controller.core.straggling)."""
     waits_for_link: bool = False
     """Whether people were told that the link holds the job up (controller.core.exposure)."""
 
@@ -104,6 +108,7 @@ class Progress:
             held={},
             waits={},
             recent=(),
+            paces={},
             stretches=(),
             stretch=Stretch(),
             source_sequences={},
@@ -175,6 +180,7 @@ def resumed(progress: Progress, pods: Sequence[str]) -> Progress:
         applied=dict.fromkeys(pods, after),
         held=dict.fromkeys(pods, ()),
         waits={},
+        paces={},
         begun_after=after,
         stretch=Stretch(),
         digests={pod: known for pod, known in progress.digests.items() if pod in pods},
@@ -222,11 +228,16 @@ def report(
     held = {**progress.held, pod: progress.held[pod] + tuple(fresh)}
     count = min(len(queue) for queue in held.values())
     merged, waits = merging.merge_all(held, count, progress.previous, slots, progress.waits)
+    paces = progress.paces
+    for index in range(max(0, count - straggling.JUDGED_STEPS), count):
+        by_pod = {p: queue[index] for p, queue in held.items()}
+        paces = straggling.recorded(paces, _paces(by_pod, slots))
     further = dataclasses.replace(
         progress,
         applied={**progress.applied, pod: fresh[-1].step},
         held={p: queue[count:] for p, queue in held.items()},
         waits=waits,
+        paces=paces,
         merged=progress.merged + count,
         source_sequences={
             **progress.source_sequences,
@@ -267,6 +278,15 @@ def _with_merged(progress: Progress, merged: Sequence[MergedStep]) -> Progress:
             progress.residual_norm,
         ),
     )
+
+
+def _paces(by_pod: Mapping[str, StepRecord], slots: Slots | None) -> dict[str, float]:
+    """Seconds of a slot of a step, by pod, without what it waited for others."""
+    numbers = slots(next(iter(by_pod.values())).step) if slots is not None else {}
+    return {
+        pod: max(0.0, record.seconds - record.exposed_seconds) / max(1, numbers.get(pod, 1))
+        for pod, record in by_pod.items()
+    }
 
 
 def _unfinished(held: Mapping[str, Sequence[StepRecord]], after: int) -> list[StepRecord]:

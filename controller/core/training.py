@@ -15,6 +15,7 @@ from controller.core import (
     saving,
     spikes,
     step,
+    straggling,
 )
 from controller.core.job import Job, JobState, Reason
 from controller.core.liveness import LivenessPolicy
@@ -39,6 +40,7 @@ def steps_applied(turn: Turn, event: events.StepsApplied, _policy: LivenessPolic
     if job.state is not JobState.RUNNING or job.spike is not None:
         return
     progress = _with_link_news(turn, job, progress)
+    progress = _with_straggler_news(turn, job, progress)
     job = dataclasses.replace(job, progress=progress)
     for complete in merged:
         if complete.diverged:
@@ -95,6 +97,22 @@ def _with_link_news(turn: Turn, job: Job, progress: step.Progress) -> step.Progr
     else:
         turn.note(Entry("link.keeps_up", f"the link keeps up again: {message}", job.id, data=data))
     return dataclasses.replace(progress, waits_for_link=waits)
+
+
+def _with_straggler_news(turn: Turn, job: Job, progress: step.Progress) -> step.Progress:
+    """Say when all pods begin to wait for one of them, and when they no longer do."""
+    before, found = progress.straggler, straggling.judge(progress.paces, progress.straggler)
+    if found == before:
+        return progress
+    data = {"step": progress.merged}
+    if before:
+        message = f"{before} keeps up with the others again"
+        turn.note(Entry("pod.keeps_up", message, job.id, before, data))
+    if isinstance(found, straggling.Straggler):
+        figures = {"seconds": found.seconds, "others_seconds": found.others_seconds}
+        turn.note(Entry("pod.straggles", str(found), job.id, found.pod, {**data, **figures}))
+        found = found.pod
+    return dataclasses.replace(progress, straggler=found)
 
 
 def _meet_spike(turn: Turn, job: Job, record: StepRecord, verdict: Verdict) -> bool:
