@@ -17,6 +17,7 @@ test: $(VENV)/.full
 # The random searches that are short in `make test`, for about half an hour.
 soak: $(VENV)/.full
 	LANDBRIDGE_EXAMPLES=200 $(BIN)/python -m pytest tests/contracts/test_sums.py
+	LANDBRIDGE_EXAMPLES=50 $(BIN)/python -m pytest tests/scenarios
 
 # A hundred workers, pods and controllers killed under a job, in about twenty minutes.
 chaos: $(VENV)/.demo
