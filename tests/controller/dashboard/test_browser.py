@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 import pytest
 from playwright.async_api import Page, async_playwright, expect
 
+from controller.core import events
 from tests.controller.rig import Rig, serving, spec
 
 pytestmark = [pytest.mark.browser]
@@ -104,6 +105,36 @@ async def test_a_rewind_is_marked_and_what_it_undid_leaves_the_curves(controller
         )
         await expect(page.locator("#tiles")).to_contain_text("held-out loss")
         await expect(page.locator("#facts")).to_contain_text("64 sequences passed over")
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+async def test_stacks_of_a_hung_host_unfold_and_a_drained_pod_says_why(
+    controller: Rig, width: int
+) -> None:
+    job_id = await running(controller)
+    at = controller.assignment(job_id)
+    async with browsing(controller, width=width) as page:
+        await page.goto(f"/jobs/{job_id}")
+        for host, phase in zip(controller.hosts(job_id), ("exchange", "compute"), strict=True):
+            doing = events.Doing(at, phase, 11, 5000.0)
+            await controller.loop.ask(events.HostHeard(host, {}, doing))
+        while "DumpStacks" not in [type(order).__name__ for order in controller.commands]:
+            await controller.loop.changed()
+        stacks = "executor:\n" + '  File "workers/executor.py", line 251, in _train\n' * 40
+        await controller.loop.ask(events.StacksTold(controller.hosts(job_id)[1], at, stacks))
+        folded = page.locator("#events details").first
+        await expect(folded).to_be_attached(timeout=10_000)
+        await expect(folded.locator("pre")).not_to_be_visible()
+        await folded.locator("summary").click()
+        await expect(folded.locator("pre")).to_be_visible()
+        await expect(folded.locator("pre")).to_contain_text("in _train")
+        assert await page.evaluate("document.documentElement.scrollWidth") <= width
+        await controller.attach_pod("pod-2")
+        await controller.loop.ask(events.DrainRequested("pod-2", "a person"))
+        await page.goto("/")
+        card = page.locator("#pods .card", has_text="pod-2")
+        await expect(card).to_contain_text("drained")
+        await expect(card.locator(".withheld")).to_have_text("pod-2 is drained by a person")
 
 
 @pytest.mark.parametrize("width", [1280, 390])
