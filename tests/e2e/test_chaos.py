@@ -22,7 +22,7 @@ def test_ten_kills_cost_no_step_and_change_no_bit(make_spec, warm_state, tmp_pat
         os.symlink(warm_state / name, tmp_path / name, target_is_directory=True)
     document = make_spec(
         data={"epochs": 1000},
-        train={"steps": 800, "digest_every": 50},
+        train={"steps": 600, "digest_every": 50},
         checkpoint={"every": 100},
         placement={"on_pod_loss": "wait"},
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 from typing import Any
 
@@ -16,7 +15,6 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 STEPS = 200
 LONG = {"steps": STEPS, "digest_every": 50}
 DATA = {"epochs": 1000}
-KILLS = 3
 
 
 @pytest.fixture(scope="module")
@@ -66,25 +64,6 @@ def test_killed_pod_costs_no_step_and_changes_no_bit(two_pods, make_spec, undist
     _every_second_is_accounted_for(job)
     # Who survives is not started again.
     assert two_pods.pids()["pod-0"] == pids["pod-0"]
-
-
-def test_pods_killed_at_any_moment_cost_no_step_and_change_no_bit(two_pods, make_spec, undisturbed):
-    client, chance = two_pods.client, random.Random(5)
-    client.wait_for_pods(2, timeout=60)
-    placement = {"on_pod_loss": "wait"}
-    job_id = client.submit(make_spec(data=DATA, train=LONG, placement=placement))["id"]
-    kills = 0
-    for step in sorted(chance.sample(range(10, STEPS - 40), KILLS)):
-        job = _reaches(client, job_id, step)
-        if job["state"] == "RUNNING":
-            victim = chance.choice(["pod-0", "pod-1"])
-            os.kill(two_pods.pids()[victim][0], signal.SIGKILL)
-            kills += 1
-    job = client.wait(job_id, timeout=200)
-    assert job["state"] == "SUCCEEDED", job["reason"]
-    assert kills == KILLS
-    assert digest_of(job) == undisturbed["digest"]
-    assert losses_of(client, job_id) == undisturbed["losses"]
 
 
 def test_pods_that_are_drained_or_told_to_leave_hand_over(two_pods, make_spec, undisturbed):
