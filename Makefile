@@ -11,13 +11,14 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.full
 	@tests/install_system_packages.sh
-	$(BIN)/coverage run -m pytest $(PYTEST_ARGS)
+	$(BIN)/coverage run -m pytest -m "not long" $(PYTEST_ARGS)
 	$(BIN)/coverage report
 
-# The random searches that are short in `make test`, for about half an hour.
+# What is short in `make test`, for about an hour: random searches, simulated lives, more variants.
 soak: $(VENV)/.full
 	LANDBRIDGE_EXAMPLES=200 $(BIN)/python -m pytest tests/contracts/test_sums.py
 	LANDBRIDGE_EXAMPLES=50 $(BIN)/python -m pytest tests/scenarios
+	$(BIN)/python -m pytest -m long
 
 # A hundred workers, pods and controllers killed under a job, in about twenty minutes.
 chaos: $(VENV)/.demo

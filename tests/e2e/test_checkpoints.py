@@ -121,7 +121,7 @@ def swap(folder: pathlib.Path) -> None:
     shutil.copytree(before, folder)
 
 
-@pytest.mark.parametrize("pods", [2, 1])
+@pytest.mark.parametrize("pods", [2, pytest.param(1, marks=pytest.mark.long)])
 def test_a_killed_run_goes_on_from_its_checkpoint_in_the_same_bits(
     fleet, document, undisturbed, pods
 ):
@@ -139,7 +139,9 @@ def test_a_killed_run_goes_on_from_its_checkpoint_in_the_same_bits(
         assert history(running.client, job_id) == undisturbed
 
 
-@pytest.mark.parametrize("damage", [flip, truncate, swap])
+@pytest.mark.parametrize(
+    "damage", [flip, *(pytest.param(each, marks=pytest.mark.long) for each in (truncate, swap))]
+)
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     fleet, document, undisturbed, damage
 ):

@@ -117,6 +117,7 @@ def test_a_job_ends_at_the_last_full_batch_of_its_data_and_says_so(two_pods, mak
     assert (job["step"], job["target_steps"]) == (7, 7)
 
 
+@pytest.mark.long
 def test_killed_host_of_a_pod_of_two_is_named_and_not_its_neighbour(fleet, make_spec):
     with fleet(pods=2, hosts_per_pod=2) as running:
         document = make_spec(data=LONG_DATA, train=LONG, placement={"mesh": {"data": 2}})

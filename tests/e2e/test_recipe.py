@@ -147,7 +147,7 @@ def test_held_out_text_is_evaluated_on_the_way(undisturbed):
     assert scored[STEPS] == job["evaluation"]["loss"] and scored[STEPS - EVERY] is None
 
 
-@pytest.mark.parametrize("pods", [2, 1])
+@pytest.mark.parametrize("pods", [2, pytest.param(1, marks=pytest.mark.long)])
 def test_a_run_killed_anywhere_ends_in_the_same_bits_spike_and_all(
     fleet, document, undisturbed, pods
 ):
