@@ -189,6 +189,11 @@ class Pod:
         return PodState.LOST if self.is_given_up else PodState.FORMING
 
     @property
+    def is_leaving(self) -> bool:
+        """Whether its machine wants it gone, and its processes end for that."""
+        return self.withheld is not None and self.withheld.code == "Leaving"
+
+    @property
     def inventories(self) -> list[Inventory]:
         return [host.inventory for host in self.hosts.values() if host.inventory]
 

@@ -24,37 +24,46 @@ MOST_ATTEMPTS = 3
 
 def met(turn: Turn, job: Job, step: int, digests: Mapping[str, str]) -> None:
     """After this step pods, by name, hold states of different digests."""
-    before = job.divergence
-    reason = letting_go.diverged(step, digests)
+    seen = ", ".join(f"{pod} {digest[:12]}" for pod, digest in sorted(digests.items()))
+    message = f"after step {step} pods hold other bits: {seen}"
     data = {"step": step, "digests": dict(digests)}
-    turn.note(Entry("job.diverged", reason.message, job.id, data=data))
+    turn.note(Entry("job.diverged", message, job.id, data=data))
     if job.spec.on_pod_loss == "fail":
-        letting_go.fail(turn, job, reason)
+        letting_go.fail(turn, job, Reason("Diverged", message))
         return
+    hopeless = _hopeless(job.divergence, step, digests)
+    if hopeless:
+        letting_go.fail(turn, job, Reason("Diverged", f"{message}, {hopeless}"))
+        return
+    before = job.divergence
+    changed = _contradicting(before, digests) if before and before.step == step else []
+    # All of them contradict themselves: nothing is said about any.
+    liars = changed if len(changed) < len(digests) else []
     attempts = before.attempts + 1 if before else 1
-    liars: list[str] = []
-    if before is not None and before.step == step:
-        liars = [pod for pod in digests if before.digests.get(pod, digests[pod]) != digests[pod]]
-        if not liars:
-            told = f"{reason.message}, and the same again when run again: {_DIFFERENT}"
-            letting_go.fail(turn, job, Reason("Diverged", told))
-            return
-    if len(liars) == len(digests):
-        liars = []
-    if attempts > MOST_ATTEMPTS:
-        told = f"{reason.message}, for the {attempts}th time, and none could be found out"
-        letting_go.fail(turn, job, Reason("Diverged", told))
-        return
     found = None if liars else Divergence(step, dict(digests), attempts)
     job = dataclasses.replace(job, divergence=found)
-    letting_go.restart(
-        turn, job, Reason("Diverged", f"{reason.message}; to find out which is right")
-    )
+    letting_go.restart(turn, job, Reason("Diverged", f"{message}; to find out which is right"))
     for pod in liars:
         _quarantine(turn, pod, f"{pod} came to two different states after step {step}")
 
 
-_DIFFERENT = "their machines or programs differ (docs/recovery.md)"
+def _hopeless(before: Divergence | None, step: int, digests: Mapping[str, str]) -> str:
+    """Why it is of no use to run the steps once more; empty when it is of some."""
+    if before is None:
+        return ""
+    if before.step == step and not _contradicting(before, digests):
+        return (
+            "and the same again when run again: their machines or programs differ "
+            "(docs/recovery.md)"
+        )
+    if before.attempts >= MOST_ATTEMPTS:
+        return f"for the {before.attempts + 1}th time, and none could be found out"
+    return ""
+
+
+def _contradicting(before: Divergence, digests: Mapping[str, str]) -> list[str]:
+    """Pods that told another digest of the same step before."""
+    return [pod for pod, now in digests.items() if before.digests.get(pod, now) != now]
 
 
 def agreed(turn: Turn, job: Job, step: int, digest: str) -> Job:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from controller.core import errors, events, healing, letting_go
+from controller.core import events, healing, letting_go
 from controller.core.cluster import Pod, Withheld
 from controller.core.job import JobState, Reason
 from controller.core.liveness import LivenessPolicy
@@ -20,18 +20,14 @@ _ENDING = frozenset({JobState.CANCELLING, JobState.PENDING})
 
 
 def drain_requested(turn: Turn, event: events.DrainRequested, _policy: LivenessPolicy) -> None:
-    pod = turn.pods.get(event.pod)
-    if pod is None:
-        raise errors.UnknownPod(event.pod)
-    if pod.withheld is None or pod.withheld.code == "Leaving":
+    pod = turn.pod(event.pod)
+    if pod.withheld is None or pod.is_leaving:
         withhold(turn, pod, Withheld("Drained", f"{pod.name} is drained by {event.actor}"))
 
 
 def undrain_requested(turn: Turn, event: events.UndrainRequested, _policy: LivenessPolicy) -> None:
-    pod = turn.pods.get(event.pod)
-    if pod is None:
-        raise errors.UnknownPod(event.pod)
-    if pod.withheld is not None and pod.withheld.code != "Leaving":
+    pod = turn.pod(event.pod)
+    if pod.withheld is not None and not pod.is_leaving:
         turn.put_pod(dataclasses.replace(pod, withheld=None))
         turn.note(
             Entry("pod.released", f"{pod.name} is used again, by {event.actor}", pod=pod.name)
@@ -42,11 +38,10 @@ def undrain_requested(turn: Turn, event: events.UndrainRequested, _policy: Liven
 def pods_reloaded(turn: Turn, event: events.PodsReloaded, _policy: LivenessPolicy) -> None:
     """Before their hosts are there, which find it so. One that was about to end tells again."""
     for name, withheld in event.withheld.items():
-        if withheld.code == "Leaving":
-            continue
-        pod = turn.pods.get(name, Pod(name, 1))
-        turn.put_pod(dataclasses.replace(pod, withheld=withheld))
-        turn.availability_changed = True
+        pod = dataclasses.replace(turn.pods.get(name, Pod(name, 1)), withheld=withheld)
+        if not pod.is_leaving:
+            turn.put_pod(pod)
+            turn.availability_changed = True
 
 
 def host_leaving(turn: Turn, event: events.HostLeaving, _policy: LivenessPolicy) -> None:

@@ -51,15 +51,11 @@ def hand_over(turn: Turn, job: Job, pod: str, reason: Reason) -> None:
     """A pod that works for the job is withheld from now on; its state is as good as the others'."""
     setbacks = dataclasses.replace(job.setbacks, handovers=job.setbacks.handovers + 1)
     job = dataclasses.replace(job, setbacks=setbacks)
-    if job.spec.on_pod_loss == "fail":
-        letting_go.fail(turn, job, reason)
-    elif job.is_gathering:
+    if job.is_gathering:
         turn.put_job(job)
         settle(turn, job)
-    elif job.state in (JobState.RUNNING, JobState.RECOVERING) and _keeps_state(job):
-        gather(turn, job, reason, pod)
     else:
-        letting_go.restart(turn, job, reason)
+        _do_without(turn, job, reason, pod)
 
 
 def unexplained(turn: Turn, job: Job, reason: Reason) -> None:
@@ -142,13 +138,19 @@ def settle(turn: Turn, job: Job) -> None:
 def _go_on(turn: Turn, job: Job, reason: Reason, lost: str | None) -> None:
     setbacks = Setbacks(job.setbacks.total + 1, job.setbacks.in_a_row + 1)
     job = dataclasses.replace(job, setbacks=setbacks)
-    if job.spec.on_pod_loss == "fail":
-        letting_go.fail(turn, job, reason)
-    elif setbacks.in_a_row > MOST_SETBACKS_IN_A_ROW:
+    if setbacks.in_a_row > MOST_SETBACKS_IN_A_ROW and job.spec.on_pod_loss != "fail":
         message = f"{setbacks.in_a_row} losses in a row and no step in between; {reason.message}"
         letting_go.fail(turn, job, Reason("CrashLoop", message))
+    else:
+        _do_without(turn, job, reason, lost)
+
+
+def _do_without(turn: Turn, job: Job, reason: Reason, pod: str | None) -> None:
+    """What becomes of a job that a pod works for no more, or whose pods lost each other."""
+    if job.spec.on_pod_loss == "fail":
+        letting_go.fail(turn, job, reason)
     elif job.state in (JobState.RUNNING, JobState.RECOVERING) and _keeps_state(job):
-        gather(turn, job, reason, lost)
+        gather(turn, job, reason, pod)
     else:
         letting_go.restart(turn, job, reason)
 

@@ -7,7 +7,6 @@ of its hosts have.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 
 from controller.core import commands
 from controller.core.cluster import Assignment, Pod
@@ -39,12 +38,6 @@ def restart(turn: Turn, job: Job, reason: Reason) -> None:
     turn.put_job(job, Entry("job.requeued", reason.message, job.id, data=data))
     let_go(turn, job, reason.message)
     turn.availability_changed = True
-
-
-def diverged(step: int, digests: Mapping[str, str]) -> Reason:
-    """Why a job fails whose pods, by name, hold states of different digests after a step."""
-    seen = ", ".join(f"{pod} {digest[:12]}" for pod, digest in sorted(digests.items()))
-    return Reason("Diverged", f"after step {step} pods hold other bits: {seen}")
 
 
 def let_go(turn: Turn, job: Job, reason: str) -> None:
@@ -86,6 +79,6 @@ def free_if_released(turn: Turn, pod: Pod) -> None:
 
 def dismiss_if_leaving(turn: Turn, pod: Pod) -> None:
     """A free pod whose machine wants it gone need wait no longer."""
-    if pod.withheld is not None and pod.withheld.code == "Leaving":
+    if pod.withheld is not None and pod.is_leaving:
         for _, host in sorted(pod.hosts.items()):
             turn.order(commands.DismissHost(host.ref, pod.withheld.message))

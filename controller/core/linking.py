@@ -17,9 +17,7 @@ def change_requested(
     turn: Turn, event: events.LinkChangeRequested, _policy: LivenessPolicy
 ) -> None:
     """Every host of the pod sends under these conditions from now on, whatever it works for."""
-    pod = turn.pods.get(event.pod)
-    if pod is None:
-        raise errors.UnknownPod(event.pod)
+    pod = turn.pod(event.pod)
     if not pod.hosts or any(host.link is None for host in pod.hosts.values()):
         raise errors.LinkNotEmulated(pod.name)
     for _, host in sorted(pod.hosts.items()):

@@ -57,7 +57,7 @@ def host_attached(turn: Turn, event: events.HostAttached, _policy: LivenessPolic
         assembled_with=event.assembled_with,
         granted=event.granted,
     )
-    if not pod.hosts and pod.withheld is not None and pod.withheld.code == "Leaving":
+    if not pod.hosts and pod.is_leaving:
         pod = dataclasses.replace(pod, withheld=None)
     pod = dataclasses.replace(pod, num_hosts=event.num_hosts).with_host(host)
     pod = _coming(turn, pod)

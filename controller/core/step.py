@@ -160,7 +160,7 @@ def completed(
     merged: list[MergedStep] = []
     last, waits = progress.previous, progress.waits
     for number in range(progress.merged + 1, step + 1):
-        by_pod = {pod: r for pod, records in held.items() for r in records if r.step == number}
+        by_pod = _told(held, number)
         if by_pod:
             one, waits = merging.merge(by_pod, last, slots, waits)
             merged.append(one)
@@ -292,11 +292,12 @@ def _paces(by_pod: Mapping[str, StepRecord], slots: Slots | None) -> dict[str, f
 def _unfinished(held: Mapping[str, Sequence[StepRecord]], after: int) -> list[StepRecord]:
     """Steps after this one that some pods applied and that are for nothing."""
     numbers = sorted({r.step for records in held.values() for r in records if r.step > after})
-    each = [
-        {pod: r for pod, records in held.items() for r in records if r.step == number}
-        for number in numbers
-    ]
-    return [merging.merge(by_pod, None, None, {})[0].record for by_pod in each]
+    return [merging.merge(_told(held, n), None, None, {})[0].record for n in numbers]
+
+
+def _told(held: Mapping[str, Sequence[StepRecord]], step: int) -> dict[str, StepRecord]:
+    """Records of one step, by the pods that have told of it."""
+    return {pod: r for pod, records in held.items() for r in records if r.step == step}
 
 
 def _window_steps(progress: Progress, least_steps: int) -> int:

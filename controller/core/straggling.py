@@ -64,11 +64,12 @@ def judge(paces: Paces, told: str) -> str | Straggler:
     found = Straggler(slowest, medians[slowest], statistics.median(medians[pod] for pod in others))
     if found.others_seconds <= 0:
         return ""
+    if slowest == told:
+        return told if found.ratio >= EVEN_RATIO else ""
+    if found.ratio < SLOW_RATIO:
+        return ""
     slower = [
         all(paces[slowest][step] > paces[pod][step] for pod in others)
         for step in range(JUDGED_STEPS)
     ]
-    if slowest == told:
-        return told if found.ratio >= EVEN_RATIO else ""
-    is_one = found.ratio >= SLOW_RATIO and statistics.fmean(slower) >= AGREEING_SHARE
-    return found if is_one else ""
+    return found if statistics.fmean(slower) >= AGREEING_SHARE else ""

@@ -84,6 +84,11 @@ class Turn:
             raise errors.UnknownJob(job_id)
         return self._jobs[job_id]
 
+    def pod(self, name: str) -> Pod:
+        if name not in self._pods:
+            raise errors.UnknownPod(name)
+        return self._pods[name]
+
     def current_job(self, assignment: Assignment) -> Job | None:
         """The job when the message is of its present generation; old generations change nothing,
         nor does what is told before a restarted controller has asked for it."""
