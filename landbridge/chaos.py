@@ -19,15 +19,14 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from landbridge.client import FINAL_STATES, Client
-from landbridge.errors import LandbridgeError, Unreachable
-from landbridge.fleet import Fleet, fleet
+from landbridge.errors import LandbridgeError
+from landbridge.fleet import Answer, Fleet, fleet, patiently
 from protos import faults
 
 Document = dict[str, Any]
-Answer = TypeVar("Answer")
 
 AGAIN_PROBABILITY = 0.2
 """Of a kill that does not wait until the one before it is recovered from."""
@@ -74,6 +73,11 @@ class Kill:
     detected_seconds: float | None = None
     recovered_seconds: float | None = None
 
+    @property
+    def gone_on(self) -> Sequence[str]:
+        """Kinds of events that tell that the job goes on after it."""
+        return _TAKEN_OVER if self.target == "controller" else _GONE_ON
+
 
 def run(
     spec: pathlib.Path,
@@ -119,15 +123,7 @@ def run(
 
 
 def _patiently(ask: Callable[[], Answer]) -> Answer:
-    """The answer, once the controller gives one: it may be on its way."""
-    deadline = time.monotonic() + RECOVERY_SECONDS
-    while True:
-        try:
-            return ask()
-        except Unreachable:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
+    return patiently(ask, RECOVERY_SECONDS)
 
 
 class _Killer:
@@ -191,13 +187,12 @@ class _Killer:
 
     def _await_recovery(self, kill: Kill) -> None:
         """Until the job has gone on and applied a step."""
-        kinds = _TAKEN_OVER if kill.target == "controller" else _GONE_ON
 
         def has_gone_on(job: Document) -> bool:
             if job["state"] != "RUNNING" or job["step"] <= kill.step:
                 return False
             return any(
-                event["time"] >= kill.at and event["kind"] in kinds
+                event["time"] >= kill.at and event["kind"] in kill.gone_on
                 for event in self._client.every_event(self._job_id)
             )
 
@@ -218,8 +213,7 @@ def _timed(kill: Kill, of_job: Sequence[Document], of_fleet: Sequence[Document])
         for e in of_fleet
         if e["kind"] == "host.detached" and e["pod"] == kill.name and e["time"] >= kill.at
     ]
-    kinds = _TAKEN_OVER if kill.target == "controller" else _GONE_ON
-    gone_on = [e["time"] for e in of_job if e["kind"] in kinds and e["time"] >= kill.at]
+    gone_on = [e["time"] for e in of_job if e["kind"] in kill.gone_on and e["time"] >= kill.at]
     return dataclasses.replace(
         kill,
         detected_seconds=min(seen) - kill.at if seen else None,

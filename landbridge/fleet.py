@@ -15,11 +15,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeVar
 
 from landbridge.client import Client
 from landbridge.errors import Unreachable
 from landbridge.local import LEASH
+
+Answer = TypeVar("Answer")
 
 
 class _Kept:
@@ -76,19 +79,6 @@ class Fleet:
     def controller_pid(self) -> int:
         return self._controller.pid
 
-    def await_controller(self, timeout: float = 60.0) -> None:
-        """Until it answers; raises Unreachable."""
-        deadline = time.monotonic() + timeout
-        with Client(self.address) as client:
-            while True:
-                try:
-                    client.version()
-                    return
-                except Unreachable:
-                    if time.monotonic() > deadline:
-                        raise
-                    time.sleep(0.05)
-
     def pids(self, pod: str) -> list[int]:
         """Of the pod's worker processes that run now, by host index."""
         return [worker.pid for worker in self._workers[pod]]
@@ -136,6 +126,19 @@ def fleet(
         }
         client = stack.enter_context(Client(f"http://{http}"))
         yield Fleet(client.address, controller, workers), client
+
+
+def patiently(ask: Callable[[], Answer], seconds: float) -> Answer:
+    """The answer, once the controller gives one: it may be on its way. Raises Unreachable when it
+    does not come within `seconds`."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return ask()
+        except Unreachable:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
 
 
 def _free_ports(count: int) -> list[int]:

@@ -105,7 +105,6 @@ class _Worker:
         """Hand over first: whoever sends SIGTERM means to take the machine away. A second one means
         now."""
         loop = asyncio.get_running_loop()
-        loop.remove_signal_handler(signal.SIGTERM)
         loop.add_signal_handler(signal.SIGTERM, serving.cancel)
         loop.call_later(self._config.leave_grace_seconds, serving.cancel)
         self._host.leave(self._config.leave_grace_seconds)

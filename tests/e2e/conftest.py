@@ -64,6 +64,18 @@ def warm_state(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return tmp_path_factory.mktemp("warm")
 
 
+@pytest.fixture(scope="session")
+def share_warm(warm_state: pathlib.Path) -> Callable[[pathlib.Path], None]:
+    """share_warm(folder) lets a state directory have those."""
+
+    def share(folder: pathlib.Path) -> None:
+        for name in ("bundles", "compilation-cache"):
+            (warm_state / name).mkdir(exist_ok=True)
+            os.symlink(warm_state / name, folder / name, target_is_directory=True)
+
+    return share
+
+
 class Fleet:
     """A controller, a client of it, and the directory it keeps its state in."""
 
@@ -82,7 +94,7 @@ class Fleet:
 
 @pytest.fixture(scope="session")
 def fleet(
-    tmp_path_factory: pytest.TempPathFactory, warm_state: pathlib.Path
+    tmp_path_factory: pytest.TempPathFactory, share_warm: Callable[[pathlib.Path], None]
 ) -> Callable[..., contextlib.AbstractContextManager[Fleet]]:
     """fleet(pods=2, hosts_per_pod=1, devices_per_host=1) runs one for a `with` block, on the state
     of an earlier one where that is given, and with further options of `up`."""
@@ -97,9 +109,7 @@ def fleet(
     ) -> Iterator[Fleet]:
         if state is None:
             state = tmp_path_factory.mktemp("state")
-            for name in ("bundles", "compilation-cache"):
-                (warm_state / name).mkdir(exist_ok=True)
-                os.symlink(warm_state / name, state / name, target_is_directory=True)
+            share_warm(state)
         arguments = ["--pods", str(pods), "--hosts-per-pod", str(hosts_per_pod)]
         arguments += ["--devices-per-host", str(devices_per_host), *options]
         with (

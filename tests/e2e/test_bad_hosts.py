@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from landbridge.client import Client
-from landbridge.fleet import Fleet, fleet
+from landbridge.fleet import Fleet, fleet, patiently
 from protos import faults
 from protos.faults import Fault
 from tests.e2e.curves import digest_of, losses_of
@@ -49,12 +49,10 @@ class Bench:
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory, warm_state, make_spec) -> Iterator[Bench]:
+def bench(tmp_path_factory, share_warm, make_spec) -> Iterator[Bench]:
     state = tmp_path_factory.mktemp("state")
     folder = tmp_path_factory.mktemp("faults")
-    for name in ("bundles", "compilation-cache"):
-        (warm_state / name).mkdir(exist_ok=True)
-        os.symlink(warm_state / name, state / name, target_is_directory=True)
+    share_warm(state)
     spec = make_spec(
         data={"epochs": 1000},
         train={"steps": STEPS, "digest_every": 10},
@@ -63,7 +61,7 @@ def bench(tmp_path_factory, warm_state, make_spec) -> Iterator[Bench]:
     )
     environment = {faults.FOLDER_VARIABLE: str(folder)}
     with fleet(state, pods=3, environment=environment) as (running, client):
-        running.await_controller()
+        patiently(client.version, seconds=60.0)
         client.wait_for_pods(3, timeout=120)
         yield Bench(running, client, folder, spec)
 

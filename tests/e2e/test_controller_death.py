@@ -4,7 +4,6 @@ one that is started in its place."""
 from __future__ import annotations
 
 import contextlib
-import os
 import pathlib
 import socket
 import subprocess
@@ -45,11 +44,9 @@ def workers(grpc: str, state: pathlib.Path, pods: int = 2) -> Iterator[list[int]
 
 
 @pytest.fixture(scope="module")
-def state(tmp_path_factory, warm_state) -> pathlib.Path:
+def state(tmp_path_factory, share_warm) -> pathlib.Path:
     state = tmp_path_factory.mktemp("state")
-    for name in ("bundles", "compilation-cache"):
-        (warm_state / name).mkdir(exist_ok=True)
-        os.symlink(warm_state / name, state / name, target_is_directory=True)
+    share_warm(state)
     return state
 
 

@@ -18,6 +18,7 @@ import pytest
 from landbridge.client import Client
 from tests.e2e.curves import digest_of, losses_of
 from tests.e2e.test_controller_death import free_port, workers
+from tests.small_disk import fill, small_disk
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
@@ -26,17 +27,9 @@ DATA = {"epochs": 1000}
 
 
 @pytest.fixture
-def small_disk(tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
-    if os.geteuid() != 0:
-        pytest.skip("only root may mount a file system")
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=16m", "landbridge-test", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode != 0:
-        pytest.skip(f"this machine mounts nothing: {done.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+def disk(tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
+    with small_disk(tmp_path / "disk", "size=16m") as folder:
+        yield folder
 
 
 @contextlib.contextmanager
@@ -55,14 +48,6 @@ def controller_on(state: pathlib.Path, grpc: str) -> Iterator[tuple[subprocess.P
                 yield process, client
         finally:
             process.kill()
-
-
-def fill(folder: pathlib.Path) -> pathlib.Path:
-    ballast = folder / "ballast"
-    with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-        while file.write(bytes(4096)):
-            pass
-    return ballast
 
 
 def steps_on_record(state: pathlib.Path, copy: pathlib.Path, job_id: str) -> int:
@@ -89,35 +74,31 @@ def reaches(client: Client, job_id: str, step: int) -> None:
     client.wait(job_id, until=lambda job: job["step"] >= step, timeout=120)
 
 
-def test_full_disk_and_torn_log_leave_no_hole_in_the_curve(
-    small_disk, tmp_path, warm_state, make_spec
-):
-    for name in ("bundles", "compilation-cache"):
-        (warm_state / name).mkdir(exist_ok=True)
-        os.symlink(warm_state / name, small_disk / name, target_is_directory=True)
+def test_full_disk_and_torn_log_leave_no_hole_in_the_curve(disk, tmp_path, share_warm, make_spec):
+    share_warm(disk)
     grpc = f"127.0.0.1:{free_port()}"
     document = make_spec(data=DATA, train={"steps": STEPS, "digest_every": 50})
     with workers(grpc, tmp_path) as pids:
-        with controller_on(small_disk, grpc) as (process, client):
+        with controller_on(disk, grpc) as (process, client):
             client.wait_for_pods(2, timeout=120)
             undisturbed = client.wait(client.submit(document)["id"], timeout=200)
             assert undisturbed["state"] == "SUCCEEDED", undisturbed["reason"]
             curve = losses_of(client, undisturbed["id"])
             job_id = client.submit(document)["id"]
             reaches(client, job_id, 20)
-            ballast = fill(small_disk)
+            ballast = fill(disk)
             assert process.wait(60) == 1
             assert process.stderr is not None
             assert re.search(r"landbridge\.db has no room: .* make room", process.stderr.read())
         ballast.unlink()
-        with controller_on(small_disk, grpc) as (process, client):
+        with controller_on(disk, grpc) as (process, client):
             reaches(client, job_id, 60)
             process.kill()
             process.wait()
-        before = steps_on_record(small_disk, tmp_path / "before", job_id)
-        tear(small_disk / "landbridge.db-wal")
-        assert 0 < steps_on_record(small_disk, tmp_path / "after", job_id) < before
-        with controller_on(small_disk, grpc) as (_, client):
+        before = steps_on_record(disk, tmp_path / "before", job_id)
+        tear(disk / "landbridge.db-wal")
+        assert 0 < steps_on_record(disk, tmp_path / "after", job_id) < before
+        with controller_on(disk, grpc) as (_, client):
             job = client.wait(job_id, timeout=200)
             assert job["state"] == "SUCCEEDED", job["reason"]
             assert (job["attempt"], job["generation"]) == (1, 1)

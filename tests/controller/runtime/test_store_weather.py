@@ -21,6 +21,7 @@ from controller.runtime.store import JobQuery, JobRow, Store
 from controller.runtime.store_failure import StoreFailed
 from protos import faults
 from tests.controller.core.world import spec
+from tests.small_disk import fill, small_disk
 
 FRAME_BYTES = 4096 + 24
 """Of a write-ahead log: a page and its header."""
@@ -56,29 +57,9 @@ def on_record(store: Store) -> list[int]:
 @pytest.fixture
 def mounted(tmp_path: pathlib.Path) -> Iterator[Callable[..., pathlib.Path]]:
     """mounted(options) is a small file system in memory."""
-    if os.geteuid() != 0:
-        pytest.skip("only root may mount a file system")
-    folder = tmp_path / "mounted"
-    folder.mkdir()
-
-    def mount(options: str) -> pathlib.Path:
-        command = ["mount", "-t", "tmpfs", "-o", options, "landbridge-test", str(folder)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode != 0:
-            pytest.skip(f"this machine mounts nothing: {done.stderr.strip()}")
-        return folder
-
-    yield mount
-    subprocess.run(["umount", "--lazy", str(folder)], capture_output=True)
-
-
-def fill(folder: pathlib.Path) -> pathlib.Path:
-    """A file that takes all the room there is."""
-    ballast = folder / "ballast"
-    with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-        while file.write(bytes(4096)):
-            pass
-    return ballast
+    with contextlib.ExitStack() as stack:
+        folder = tmp_path / "mounted"
+        yield lambda options: stack.enter_context(small_disk(folder, options))
 
 
 def test_full_disk_keeps_all_of_a_decision_or_nothing_and_goes_on_with_room(mounted) -> None:
