@@ -133,7 +133,7 @@ def _launch_seconds(client: Client, *, first: bool) -> float:
         _ended(client, _training(client, "fail", 2))
     submitted = time.time()
     job_id = _training(client, "fail", 1)
-    seconds = client.steps(job_id, limit=1)["steps"][0]["time"] - submitted
+    seconds = client.step(job_id, 1)["time"] - submitted
     _ended(client, job_id)
     return seconds
 
@@ -163,10 +163,9 @@ def _recovery(client: Client, on_pod_loss: str, number: int, pods: int = 2) -> R
     os.kill(victim["hosts"][0]["pid"], signal.SIGKILL)
     recovered = _await_event(client, job_id, "job.recovered")
     after = recovered["data"]["step"]
-    client.wait(job_id, until=lambda job: job["step"] > after + 3)
+    following = client.step(job_id, after + 1, timeout=120.0)
     steps = client.steps(job_id, after=max(0, after - 8), limit=100)["steps"]
     before = [step["seconds"] for step in steps if step["step"] <= after]
-    (following,) = [step for step in steps if step["step"] == after + 1]
     lost, regrouped = (
         _await_event(client, job_id, kind) for kind in ("job.recovering", "job.regrouped")
     )
@@ -186,10 +185,9 @@ def _await_event(client: Client, job_id: str | None, kind: str) -> Document:
     after = 0
     deadline = time.monotonic() + 120.0
     while time.monotonic() < deadline:
-        page = client.events(job_id, after=after)
-        for event in page["events"]:
+        for event in client.every_event(job_id, after=after):
             if event["kind"] == kind:
                 return event
-        after = page["next_after"]
+            after = event["seq"]
         time.sleep(0.02)
     raise RuntimeError(f"no {kind} within two minutes")

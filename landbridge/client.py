@@ -94,6 +94,17 @@ class Client:
             yield from page["steps"]
             after = page["next_after"]
 
+    def step(self, job_id: str, step: int, timeout: float = 30.0) -> Document:
+        """The record of a step, once it is written, which is a moment after it was applied; raises
+        WaitTimedOut."""
+        deadline = time.monotonic() + timeout
+        while True:
+            for record in self.steps(job_id, after=step - 1, limit=1)["steps"]:
+                return record
+            if time.monotonic() >= deadline:
+                raise errors.WaitTimedOut(f"no record of step {step} of job {job_id}", timeout)
+            time.sleep(0.05)
+
     def every_event(self, job_id: str | None = None, *, after: int = 0) -> Iterator[Document]:
         """All that are recorded now, oldest first, page by page: of one job, or of everything."""
         while (page := self.events(job_id, after=after))["events"]:

@@ -30,6 +30,22 @@ async def test_documents_come_back(address: str, controller: Rig) -> None:
     await asyncio.to_thread(use)
 
 
+async def test_record_of_a_step_is_waited_for(address: str, controller: Rig) -> None:
+    def use(job_id: str) -> int:
+        with Client(address) as client:
+            with pytest.raises(errors.WaitTimedOut, match="no record of step 3"):
+                client.step(job_id, 3, timeout=0.0)
+            return client.step(job_id, 2)["step"]
+
+    for pod in ("pod-0", "pod-1"):
+        await controller.attach_pod(pod)
+    job_id = await controller.submit()
+    await controller.start(job_id)
+    waiting = asyncio.create_task(asyncio.to_thread(use, job_id))
+    await controller.step(job_id, 1, 2)
+    assert await waiting == 2
+
+
 async def test_errors_have_types_and_problems(address: str) -> None:
     def use() -> None:
         with Client(address) as client:
